@@ -49,11 +49,13 @@ mod disk_speed;
 mod own_report;
 mod status;
 mod raft_runtime;
+mod tier_runtime;
 mod join;
 mod registration;
 mod open;
 pub mod inside;
 pub mod surroundings;
+mod tier;
 
 use bind::{
     BoundListener, admin_endpoint, bind, bind_all, broker_info, local_address, peer_addresses,
@@ -65,6 +67,8 @@ use registration::Registration;
 use round_metrics::RoundMetrics;
 use status::Status;
 use surroundings::StoreOptions;
+use tier::OpenTier;
+use tier_runtime::TierRuntime;
 
 /// Shards of a new cluster, without the catalog shard.
 const SHARDS: u32 = 24;
@@ -117,6 +121,9 @@ pub enum StartError {
     /// The connections to the other brokers cannot be opened.
     #[error("the other brokers cannot be reached: {0}")]
     Peers(#[source] ropewalk_peer::OpenError),
+    /// The bucket for older records cannot be used.
+    #[error("ropewalk.tier.url: {0}")]
+    Tier(#[from] ropewalk_tier::TierError),
     /// A basic call to the operating system failed.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -138,6 +145,8 @@ pub struct Broker {
     admin_stopping: watch::Sender<bool>,
     listeners: JoinSet<()>,
     background: JoinSet<()>,
+    /// What uploads to the bucket and reads from it.
+    _tier_runtime: Option<TierRuntime>,
     /// Dropped last: the drivers and the connections to the other brokers.
     _raft_runtime: Option<RaftRuntime>,
 }
@@ -171,7 +180,7 @@ impl Broker {
         let token_file = settings.admin_token_file();
         let source: Arc<dyn admin::Source> = Arc::clone(&status) as _;
         let admin_parts = Arc::new(Admin { source, metrics: Mutex::new(registry), token_file });
-        let admin_server = admin::serve(admin_socket, admin_parts, admin_stop);
+        let admin_server = admin::serve(admin_socket, Arc::clone(&admin_parts), admin_stop);
         background.spawn(supervisor.endless(&supervision::ADMIN_SERVER, admin_server));
 
         let parts = Parts {
@@ -189,6 +198,10 @@ impl Broker {
         peer_metrics.set(&opened.cluster);
         let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
+        let tier = OpenTier::open(&opened).await?;
+        let registry = (&*status, &admin_parts.metrics);
+        let parts = (&opened, &*context);
+        let tier = tier.map(|tier| tier.start(parts, registry, &supervisor, &mut background));
         run_tasks(&mut opened, &supervisor, &mut background);
 
         let (entrance, serving) = Entrance::new(&context.cluster, &context.node);
@@ -213,6 +226,7 @@ impl Broker {
             admin_stopping,
             listeners,
             background,
+            _tier_runtime: tier,
             _raft_runtime: opened.raft_runtime,
         })
     }

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -183,6 +184,11 @@ pub(crate) struct Dev {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", value_parser = host_and_port)]
     pub(crate) admin: String,
 
+    /// A directory to which queues with remote.storage.enable=true move their older records, as to a
+    /// bucket of S3. It is created if it does not exist.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tier: Option<PathBuf>,
+
     /// With several brokers, the UDP address for messages between them. Each broker uses two
     /// ports.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9744", value_parser = host_and_port)]
@@ -193,6 +199,15 @@ pub(crate) struct Dev {
     /// setting: group.initial.rebalance.delay.ms is 0.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,
+}
+
+impl Dev {
+    /// The setting of `--tier`.
+    pub(crate) fn tier_setting(&self) -> io::Result<Option<(String, String)>> {
+        let Some(dir) = &self.tier else { return Ok(None) };
+        let url = format!("file://{}", std::path::absolute(dir)?.display());
+        Ok(Some(("ropewalk.tier.url".to_owned(), url)))
+    }
 }
 
 /// Flags of `run`.

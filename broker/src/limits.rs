@@ -319,12 +319,45 @@ pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(120);
 pub const FETCH_RESERVE_BYTES: usize = 1024 * 1024;
 const _: () = assert!(2 * ANSWER_PIECE_BYTES < FETCH_RESERVE_BYTES);
 
+/// Interval between two looks for records to upload.
+pub const TIER_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Most steps of the tier at once, each for one partition: uploads, folds, deletions.
+pub const TIER_STEPS_AT_ONCE: usize = 8;
+
+/// Most objects that a partition uploads before the others have their turn.
+pub const TIER_OBJECTS_PER_PASS: usize = 4;
+
+/// Bytes of objects that are being uploaded, over all partitions. The last batch of each may exceed
+/// it.
+pub const TIER_UPLOAD_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Bytes of records that are read at once for an upload, unless one batch is larger.
+pub const TIER_READ_BYTES: usize = 4 * 1024 * 1024;
+
+/// Most dropped objects of one partition that are deleted at once.
+pub const TIER_DELETES_MAX: usize = 1000;
+
+/// Pause of the tier after the first failure of the bucket. It doubles with each further one.
+pub const TIER_PAUSE: Duration = Duration::from_secs(2);
+
+/// Longest pause of the tier after a failure.
+pub const TIER_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Longest time that a start waits for the bucket. The broker then starts without it, and tries
+/// again.
+pub const TIER_START_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Longest interval between checks of local retention while the disk is full.
+pub const TIER_FULL_DISK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The time limit for a transfer of this many bytes.
 #[must_use]
 pub fn transfer_time_max(base: Duration, bytes: usize) -> Duration {
     base + Duration::from_secs((bytes / TRANSFER_BYTES_PER_SECOND_MIN) as u64)
 }
 
+const _: () = assert!(TIER_UPLOAD_BYTES_MAX >> 10 <= u32::MAX as usize, "permits are counted in u32");
 const _: () = assert!(FRAME_BYTES_FIRST <= FRAME_BYTES_TRUSTED_MAX);
 const _: () = assert!(READ_BYTES_BEFORE_LARGE <= READ_BYTES);
 const _: () = assert!(16 * READ_BYTES_BEYOND <= READ_BYTES_BEFORE_LARGE);

@@ -89,6 +89,7 @@ fn prepare_dev(dev: &Dev, termination: &TerminationMessage) -> Result<Start, Sto
         let dir = dev.data.clone().map_or_else(|| dev_dir("dev"), Ok)?;
         pairs.push(own("log.dirs", dir.display().to_string()));
     }
+    pairs.extend(dev.tier_setting()?);
     pairs.extend(dev.set.iter().cloned());
     let settings = read_settings(Vec::new(), pairs)?;
     let dir = settings.data_dir().ok().flatten().expect("it is set above");

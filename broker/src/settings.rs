@@ -31,6 +31,7 @@ pub mod topic;
 pub mod group;
 mod listeners;
 mod peer;
+mod tier;
 pub mod describe;
 pub mod fingerprint;
 mod replace;
@@ -39,6 +40,7 @@ pub use invalid::Invalid;
 pub use listeners::{Endpoint, Listener};
 pub use peer::PeerSettings;
 pub use replace::ReplaceOutcome;
+pub use tier::TierSettings;
 
 use crate::limits;
 use key::Key;
@@ -115,6 +117,7 @@ impl Settings {
             wrong.extend(settings.listeners().err());
             wrong.extend(settings.advertised().err());
             wrong.extend(settings.peers().err());
+            wrong.extend(settings.tier().err());
             wrong.extend(settings.check_join(has_id).err());
         }
         if wrong.is_empty() { Ok(settings) } else { Err(wrong) }

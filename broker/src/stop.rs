@@ -57,7 +57,7 @@ impl Stop {
             Self::Settings(_) | Self::Config { .. } | Self::Usage(_) => 2,
             Self::Start(StartError::Node(error)) if is_in_use(error) => 3,
             Self::Start(StartError::Bind { .. }) => 6,
-            Self::Start(StartError::Peers(_)) => 2,
+            Self::Start(StartError::Peers(_) | StartError::Tier(_)) => 2,
             Self::Start(StartError::System(_)) => 1,
             Self::Start(StartError::Node(NodeError::Empty(_))) => 7,
             Self::Repair(RepairError::Directory(DirectoryError::InUse(_))) => 3,

@@ -73,6 +73,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "ropewalk-node",
             "ropewalk-peer",
             "ropewalk-thread",
+            "ropewalk-tier",
         ],
     ),
     ("ropewalk-operator-api", &[]),

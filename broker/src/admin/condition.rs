@@ -34,13 +34,15 @@ pub enum Kind {
     StorageFull,
     /// The write-ahead log is at its size limit and is being emptied; writes wait.
     LogAtLimit,
+    /// The bucket for older records fails, or is not set: no records leave the disk.
+    TierFailing,
     /// Shards without a leader, or whose replica on this broker lacks entries.
     CatchingUp,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::DamagedShard,
         Self::QuarantinedShard,
         Self::TooOld,
@@ -48,6 +50,7 @@ impl Kind {
         Self::OrphanedPartitions,
         Self::StorageFull,
         Self::LogAtLimit,
+        Self::TierFailing,
         Self::CatchingUp,
     ];
 
@@ -62,6 +65,7 @@ impl Kind {
             Self::OrphanedPartitions => "orphaned_partitions",
             Self::StorageFull => "storage_full",
             Self::LogAtLimit => "log_at_limit",
+            Self::TierFailing => "tier_failing",
             Self::CatchingUp => "catching_up",
         }
     }

@@ -16,6 +16,7 @@ use crate::cluster::report::newest_leader;
 use crate::handle::Context;
 use crate::queue_metrics::{QueueReport, Report};
 use crate::settings::Settings;
+use crate::tier::Health;
 
 const DAMAGED_SHARDS: &str = "shards are damaged and serve nothing until `ropewalk-broker repair`";
 const QUARANTINED_SHARDS: &str =
@@ -28,6 +29,9 @@ const SHARDS_BEHIND: &str = "shards have no leader, or their replicas here lack 
 const ORPHANED_PARTITIONS: &str = "partitions are kept although the repaired catalog does not list their \
                                    topic; `ropewalk-broker repair --drop-orphans` releases them";
 
+const WITHOUT_BUCKET: &str = "queues have remote.storage.enable, and ropewalk.tier.url of this broker is not set: their older \
+                              records are neither uploaded nor read";
+
 /// The broker's state as the admin server sees it.
 #[derive(Debug)]
 pub(super) struct Status {
@@ -36,6 +40,8 @@ pub(super) struct Status {
     /// What the start waits for, if that is not the data directory.
     waits_for: Mutex<Option<String>>,
     open: OnceLock<OpenParts>,
+    /// The health of the bucket, if there is one.
+    tier: OnceLock<Arc<Health>>,
     stopping: AtomicBool,
 }
 
@@ -51,8 +57,8 @@ impl Status {
     pub(super) fn new(settings: &Arc<Settings>) -> Arc<Self> {
         let (open, stopping) = (OnceLock::new(), AtomicBool::new(false));
         let settings = Arc::clone(settings);
-        let waits_for = Mutex::default();
-        Arc::new(Self { settings, started_at_ms: clock::now_ms(), waits_for, open, stopping })
+        let (waits_for, tier) = (Mutex::default(), OnceLock::new());
+        Arc::new(Self { settings, started_at_ms: clock::now_ms(), waits_for, open, tier, stopping })
     }
 
     /// Records what the start waits for.
@@ -63,6 +69,22 @@ impl Status {
     /// Records that the data directory is open.
     pub(super) fn opened(&self, parts: Open) {
         let _ = self.open.set(OpenParts { parts, at_ms: clock::now_ms() });
+    }
+
+    /// Records that the broker has a bucket.
+    pub(super) fn has_tier(&self, health: Arc<Health>) {
+        let _ = self.tier.set(health);
+    }
+
+    /// Why older records do not move to the bucket.
+    fn tier(&self, context: &Context) -> Option<Condition> {
+        if let Some(health) = self.tier.get() {
+            let failure = health.failure()?;
+            return Some(Condition::of_broker(Kind::TierFailing, failure));
+        }
+        let tiered = context.view.all_with(|config| config.tier.is_enabled);
+        let names = tiered.iter().map(|topic| topic.name.to_string());
+        Condition::of_parts(Kind::TierFailing, WITHOUT_BUCKET, names)
     }
 
     fn parts(&self) -> Option<&Open> {
@@ -191,6 +213,7 @@ impl Source for Status {
             Condition::of_parts(Kind::DamagedPartitions, DAMAGED_PARTITIONS, partitions),
             Condition::of_parts(Kind::OrphanedPartitions, ORPHANED_PARTITIONS, orphans),
             self.fullness(),
+            self.tier(context),
             Condition::of_parts(Kind::CatchingUp, SHARDS_BEHIND, behind),
         ];
         all.into_iter().flatten().collect()

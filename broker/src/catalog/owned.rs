@@ -80,6 +80,7 @@ impl Topics {
         for (key, value) in &wanted.configs {
             settings::topic::validate(key, value).map_err(TopicError::InvalidConfig)?;
         }
+        self.check_tier(&wanted.name, &wanted.configs)?;
         self.check_new_configs(wanted)?;
         for _ in 0..TRIES {
             let (topic, exists) = self.draw_declared(wanted)?;

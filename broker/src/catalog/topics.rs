@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::{Reconciler, TopicView, View, name, placement, replicas};
 use crate::cluster::Holders;
 use crate::limits;
+use crate::settings::topic::TopicConfig;
 use crate::settings::{self, Settings};
 
 /// A topic to be created.
@@ -142,7 +143,21 @@ impl Topics {
         for (key, value) in &topic.configs {
             settings::topic::validate(key, value).map_err(TopicError::InvalidConfig)?;
         }
+        self.check_tier(&topic.name, &topic.configs)?;
         Ok(count)
+    }
+
+    /// Checks what the whole configuration of a topic says of its tier. The topic need not exist.
+    ///
+    /// # Errors
+    /// [`TopicError::InvalidConfig`].
+    pub fn check_tier(&self, name: &str, configs: &[(String, String)]) -> Result<(), TopicError> {
+        let known = self.view.by_name(name);
+        let pairs = configs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let config = TopicConfig::resolve(&self.settings, pairs);
+        let has_bucket = self.settings.tier().is_ok_and(|tier| tier.is_some());
+        let before = known.as_ref().map(|topic| &topic.config);
+        config.check_tier(has_bucket, before).map_err(TopicError::InvalidConfig)
     }
 
     fn draw(&self, topic: NewTopic, count: usize) -> command::NewTopic {

@@ -97,6 +97,13 @@ impl View {
         all
     }
 
+    /// Every topic whose configuration is so, in no order.
+    #[must_use]
+    pub fn all_with(&self, is_so: impl Fn(&TopicConfig) -> bool) -> Vec<Arc<TopicView>> {
+        let inner = self.inner.read();
+        inner.topics.values().filter(|topic| is_so(&topic.config)).cloned().collect()
+    }
+
     /// Every topic with bound groups, ordered by name.
     #[must_use]
     pub fn bound(&self) -> Vec<Arc<TopicView>> {

@@ -90,6 +90,7 @@ impl Plan {
                 let others: Vec<_> = others.map(|other| admin[other].to_string()).collect();
                 pairs.push(own("ropewalk.cluster.join", others.join(",")));
             }
+            pairs.extend(dev.tier_setting()?);
             pairs.extend(dev.set.iter().cloned());
             read_settings(pairs.clone(), Vec::new())?;
             let config = dir.join(format!("broker-{id}/server.properties"));
@@ -260,6 +261,17 @@ mod tests {
             (all[1].format_cluster_id(), all[1].node_id(), all[1].num_partitions()),
             (None, 2, 4)
         );
+    }
+
+    #[test]
+    fn all_brokers_share_the_directory_of_the_tier() {
+        let dir = TempDir::new().expect("a directory");
+        let tier = dir.path().join("bucket").display().to_string();
+        let plan = plan(dir.path(), &["--brokers", "2", "--tier", &tier]).expect("valid");
+        for broker in &plan.brokers {
+            let tier_set = settings(broker).tier().expect("valid").expect("it has a bucket");
+            assert_eq!(tier_set.bucket.url.to_string(), format!("file://{tier}"));
+        }
     }
 
     #[test]

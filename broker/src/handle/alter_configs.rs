@@ -95,12 +95,33 @@ async fn alter(
             check_in_sync(ctx, key, value)?;
         }
     }
+    check_tier(ctx, &resource, &changes)?;
     check_room(ctx, &resource)?;
     if validate_only || changes.is_empty() {
         return Ok(());
     }
     let altered = ctx.topics.alter_configs(resource, changes).await;
     altered.map_err(|error| ((&error).into(), error.to_string()))
+}
+
+/// Checks what the configuration of a topic says of its tier after the changes.
+fn check_tier(
+    ctx: &Context,
+    resource: &ConfigResource,
+    changes: &[(String, Option<String>)],
+) -> Result<(), ErrorMessage> {
+    let ConfigResource::Topic(id) = resource else { return Ok(()) };
+    let Some(topic) = ctx.view.by_id(*id) else { return Ok(()) };
+    let mut configs = current(ctx, resource);
+    for (key, value) in changes {
+        match value {
+            Some(value) => configs.insert(key.clone(), value.clone()),
+            None => configs.remove(key),
+        };
+    }
+    let configs: Vec<(String, String)> = configs.into_iter().collect();
+    let checked = ctx.topics.check_tier(&topic.name, &configs);
+    checked.map_err(|error| ((&error).into(), error.to_string()))
 }
 
 /// Checks the bound on configured groups. A group need not exist to be configured.

@@ -1,11 +1,11 @@
 //! Retention and expiry in whole brokers, and the pure decisions.
 
 use ropewalk_batch::Builder;
-use ropewalk_shard::command::Append;
+use ropewalk_shard::command::{Append, ChangeTier, TierChange};
 use ropewalk_shard::proposal::SendOrder;
 use ropewalk_shard::state::Partition;
 use ropewalk_shard::state::partition::Producer;
-use ropewalk_shard::{Effect, TopicId};
+use ropewalk_shard::{Effect, Outcome, TopicId};
 use tempfile::TempDir;
 
 use super::*;
@@ -84,6 +84,23 @@ async fn records_grow_old_only_where_the_policy_is_to_delete() {
         let log = shard.log(&id).expect("it is open");
         assert_eq!((log.log_start(), log.high_watermark()), (start, 1), "policy '{policy}'");
     }
+    running.broker.stop().await;
+}
+
+/// Its objects, which may be younger and are before the segments, are not seen here.
+#[tokio::test(flavor = "multi_thread")]
+async fn t1_a_partition_with_a_tier_has_a_retention_of_its_own() {
+    let running = Running::start().await;
+    let (shard, id) = running.make("t", &[("retention.ms", "1000")]).await;
+    let change = ChangeTier { change: TierChange::Enable, partition: id };
+    let change = Command::Shard(ShardCommand::ChangeTier(change));
+    assert_eq!(shard.propose(change).await, Ok(Outcome::Done));
+    let old_ms = clock::now_ms() - 60_000;
+    let batch = Builder::new().record(old_ms, Some(b"key"), Some(b"value")).build();
+    write(&shard, id, vec![batch]).await;
+    running.task(&[]).expire_records(&mut Removals::default()).await;
+    let log = shard.log(&id).expect("it is open");
+    assert_eq!((log.log_start(), log.high_watermark()), (0, 1));
     running.broker.stop().await;
 }
 

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use ropewalk_shard::limits::BATCH_BYTES_MAX;
 
-use super::ignored;
+use super::{ignored, tier};
 use super::key::{Key, Kind, Update, Valid};
 use crate::limits;
 
@@ -142,6 +142,17 @@ static USED: &[Key] = &[
     key("log.retention.bytes", Kind::Long, "-1")
         .dynamic()
         .doc("How many bytes of a partition are kept; -1 is no limit."),
+    key("log.local.retention.ms", Kind::Long, "-2")
+        .valid(Valid::AtLeast(-2))
+        .dynamic()
+        .doc("How long brokers keep records that are in the bucket; -1 is no limit, -2 as long as all."),
+    key("log.local.retention.bytes", Kind::Long, "-2")
+        .valid(Valid::AtLeast(-2))
+        .dynamic()
+        .doc(
+            "How many bytes of a partition brokers keep of what is in the bucket; -1 is no limit, -2 as many as \
+             of all.",
+        ),
     key("log.retention.check.interval.ms", Kind::Long, "300000")
         .valid(Valid::AtLeast(1))
         .doc("How often retention is checked."),
@@ -241,7 +252,7 @@ static BY_NAME: LazyLock<HashMap<&'static str, &'static Key>> =
 
 /// Every key of a broker, including those without effect.
 pub fn all() -> impl Iterator<Item = &'static Key> {
-    USED.iter().chain(ignored::KEYS)
+    USED.iter().chain(tier::KEYS).chain(ignored::KEYS)
 }
 
 /// The key of this name. A name with a listener prefix (`listener.name.X.ssl.…`) is Kafka's

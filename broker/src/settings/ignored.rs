@@ -142,8 +142,6 @@ ignored! {
     "log.flush.start.offset.checkpoint.interval.ms" Int "60000" ReadOnly;
     "log.index.size.max.bytes" Int "10485760" ClusterWide;
     "log.initial.task.delay.ms" Long "30000" ReadOnly internal;
-    "log.local.retention.bytes" Long "-2" ClusterWide;
-    "log.local.retention.ms" Long "-2" ClusterWide;
     "log.preallocate" Boolean "false" ClusterWide;
     "log.roll.jitter.hours" Int "0" ReadOnly;
     "log.roll.jitter.ms" Long null ClusterWide;

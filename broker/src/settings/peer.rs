@@ -95,7 +95,8 @@ impl Settings {
         }
     }
 
-    fn filled(&self, name: &str) -> Option<String> {
+    /// The value of a key, without spaces around it; `None` if that is empty.
+    pub(super) fn filled(&self, name: &str) -> Option<String> {
         self.text(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 }

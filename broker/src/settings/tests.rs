@@ -109,7 +109,7 @@ fn every_bad_value_is_reported_with_field_value_and_reason() {
         ("min.cleanable.dirty.ratio", "1.5"),
         ("min.insync.replicas", "3"),
         ("preallocate", "yes"),
-        ("remote.storage.enable", "true"),
+        ("remote.storage.enable", "yes"),
         ("retention.ms", "-2"),
         ("segment.bytes", "1024"),
     ];

@@ -13,6 +13,10 @@ use super::key::{Key, Kind, Synonym, Update, Valid, list};
 use super::{Invalid, Settings, broker};
 use crate::limits;
 
+mod tier;
+
+pub use tier::{TierConfig, TierPolicy};
+
 const LONG_MAX: &str = "9223372036854775807";
 const HOUR_MS: i64 = 3_600_000;
 
@@ -85,11 +89,11 @@ static KEYS: &[Key] = &[
     key("local.retention.bytes", Kind::Long, "-2")
         .valid(Valid::AtLeast(-2))
         .synonyms(synonym!("log.local.retention.bytes"))
-        .ignored(),
+        .doc("How many bytes of a partition brokers keep of what is in the bucket; -1 is no limit, -2 as retention.bytes."),
     key("local.retention.ms", Kind::Long, "-2")
         .valid(Valid::AtLeast(-2))
         .synonyms(synonym!("log.local.retention.ms"))
-        .ignored(),
+        .doc("How long brokers keep records that are in the bucket; -1 is no limit, -2 as retention.ms."),
     key("max.compaction.lag.ms", Kind::Long, LONG_MAX)
         .valid(Valid::AtLeast(1))
         .synonyms(synonym!("log.cleaner.max.compaction.lag.ms"))
@@ -123,9 +127,12 @@ static KEYS: &[Key] = &[
         .synonyms(synonym!("min.insync.replicas"))
         .doc("Replicas that must have a record before it is acknowledged; a majority always has it."),
     key("preallocate", Kind::Boolean, "false").synonyms(synonym!("log.preallocate")).ignored(),
-    key("remote.log.copy.disable", Kind::Boolean, "false").ignored(),
-    key("remote.log.delete.on.disable", Kind::Boolean, "false").ignored(),
-    key("remote.storage.enable", Kind::Boolean, "false").ignored(),
+    key("remote.log.copy.disable", Kind::Boolean, "false")
+        .doc("Whether no further records are uploaded; those in the bucket stay until retention removes them."),
+    key("remote.log.delete.on.disable", Kind::Boolean, "false")
+        .doc("Whether the records in the bucket are removed when remote.storage.enable becomes false."),
+    key("remote.storage.enable", Kind::Boolean, "false")
+        .doc("Whether older records move to the bucket; not possible for compacted topics."),
     key("retention.bytes", Kind::Long, "-1")
         .synonyms(synonym!("log.retention.bytes"))
         .doc("How many bytes of a partition are kept; -1 is no limit."),
@@ -186,12 +193,7 @@ pub fn validate(name: &str, value: &str) -> Result<(), String> {
         None => Invalid::unknown("topic config", name, all()),
     };
     let key = find(name).ok_or_else(|| unknown().to_string())?;
-    let refuse = |reason| Invalid::value(name, value, reason).to_string();
-    key.check(value).map_err(refuse)?;
-    if name == "remote.storage.enable" && value.trim().eq_ignore_ascii_case("true") {
-        return Err(refuse("Tiered storage is disabled in this broker".into()));
-    }
-    Ok(())
+    key.check(value).map_err(|reason| Invalid::value(name, value, reason).to_string())
 }
 
 /// A topic's configuration in typed form.
@@ -225,6 +227,8 @@ pub struct TopicConfig {
     pub compaction_lag_ms_max: i64,
     /// The value of `min.cleanable.dirty.ratio`.
     pub dirty_ratio_min: f64,
+    /// What of the topic is in the bucket.
+    pub tier: TierConfig,
 }
 
 impl TopicConfig {
@@ -248,6 +252,7 @@ impl TopicConfig {
         let number = |name: &str| text(name).trim().parse::<i64>().expect("checked by its type");
         let size = |name: &str| usize::try_from(number(name)).expect("not negative by its range");
         let policy = text("cleanup.policy");
+        let is_true = |name: &str| text(name).trim().eq_ignore_ascii_case("true");
         let unless_negative = |number: i64| (number >= 0).then_some(number);
         Self {
             deletes: list(&policy).any(|item| item == "delete"),
@@ -273,6 +278,13 @@ impl TopicConfig {
             compaction_lag_ms_min: number("min.compaction.lag.ms"),
             compaction_lag_ms_max: number("max.compaction.lag.ms"),
             dirty_ratio_min: text("min.cleanable.dirty.ratio").trim().parse().unwrap_or(0.5),
+            tier: TierConfig {
+                is_enabled: is_true("remote.storage.enable"),
+                is_copy_disabled: is_true("remote.log.copy.disable"),
+                deletes_on_disable: is_true("remote.log.delete.on.disable"),
+                local_retention_ms: number("local.retention.ms"),
+                local_retention_bytes: number("local.retention.bytes"),
+            },
         }
     }
 

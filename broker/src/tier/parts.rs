@@ -1,0 +1,84 @@
+//! What the steps of the tier share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk_node::Node;
+use ropewalk_tier::{Bucket, ClusterId, Remedy};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::health::Health;
+use super::led::StepError;
+use super::metrics::Metrics;
+use super::plan::UploadRules;
+use crate::catalog::View;
+use crate::limits;
+
+/// How the bucket is used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// When objects are uploaded.
+    pub(crate) upload: UploadRules,
+    /// How long a dropped object stays in the bucket, milliseconds.
+    pub(crate) grace_ms: i64,
+}
+
+/// What the steps of the tier share.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) bucket: Bucket,
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: Arc<Node>,
+    pub(crate) view: Arc<View>,
+    pub(crate) rules: Rules,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Arc<Health>,
+    /// Memory for objects that are being uploaded, in units of 1 KiB.
+    memory: Arc<Semaphore>,
+}
+
+/// The parts of the broker that the tier uses.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub(crate) node: Arc<Node>,
+    pub(crate) view: Arc<View>,
+}
+
+impl Parts {
+    pub(crate) fn new(
+        (bucket, cluster): (Bucket, ClusterId),
+        Broker { node, view }: Broker,
+        rules: Rules,
+        (metrics, health): (Metrics, Arc<Health>),
+    ) -> Self {
+        let memory = Arc::new(Semaphore::new(limits::TIER_UPLOAD_BYTES_MAX >> 10));
+        Self { bucket, cluster, node, view, rules, metrics, health, memory }
+    }
+
+    /// Waits for memory for an upload of so many bytes.
+    pub(super) async fn reserve(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let wanted =
+            usize::try_from(bytes).unwrap_or(usize::MAX).min(limits::TIER_UPLOAD_BYTES_MAX);
+        let units = (wanted >> 10).max(1) as u32;
+        let permits = Arc::clone(&self.memory).acquire_many_owned(units).await;
+        permits.expect("the semaphore is never closed")
+    }
+
+    /// How long a partition waits after a failure. If the bucket as a whole fails, all others wait
+    /// too.
+    pub(super) fn pause_after(&self, error: &StepError) -> Duration {
+        match error {
+            StepError::Bucket(error) if error.remedy() != Remedy::Object => {
+                self.health.failed(error, Instant::now())
+            }
+            StepError::Proposed(_) => limits::TIER_PAUSE,
+            StepError::Bucket(_)
+            | StepError::Local(_)
+            | StepError::Encode(_)
+            | StepError::Page(_)
+            | StepError::Refused(_)
+            | StepError::NotLeader => limits::TIER_PAUSE_MAX,
+        }
+    }
+}
