@@ -200,7 +200,8 @@ impl Broker {
         status.opened(opened.to_admin(&context));
         let tier = OpenTier::open(&opened).await?;
         let registry = (&*status, &admin_parts.metrics);
-        let tier = tier.map(|tier| tier.start(&opened, registry, &supervisor, &mut background));
+        let parts = (&opened, &*context);
+        let tier = tier.map(|tier| tier.start(parts, registry, &supervisor, &mut background));
         run_tasks(&mut opened, &supervisor, &mut background);
 
         let (entrance, serving) = Entrance::new(&context.cluster, &context.node);

@@ -19,7 +19,7 @@
 //!   requests.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -28,6 +28,7 @@ use ropewalk_codec::{
     ApiKey, Message, Reader, Request as _, Str, decode_request_header, encode_response,
 };
 use ropewalk_node::Node;
+use ropewalk_store::remote::RemoteLog;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 
@@ -116,6 +117,10 @@ pub struct Context {
     pub load: Arc<ShardLoad>,
     /// Memory for responses that are read from disk: acquire before reading, then [`Call::hold`].
     pub answers: Budget,
+    /// Reads what is in the bucket only; never set without a bucket.
+    pub(crate) remote: OnceLock<Arc<dyn RemoteLog>>,
+    /// Memory for records of the bucket.
+    pub(crate) cold: Budget,
     pub(crate) fetch_sessions: Arc<fetch::Sessions>,
     /// Buffers for pieces of responses.
     pub(crate) buffers: Buffers,

@@ -15,6 +15,6 @@ pub mod catalog;
 pub mod cluster;
 pub mod queue_metrics;
 pub mod retention;
-mod tier;
+pub(crate) mod tier;
 pub mod admin;
 pub mod boot;

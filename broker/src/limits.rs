@@ -99,6 +99,27 @@ const _: () = assert!(
     "the files of slow clients are within FILES_RESERVED"
 );
 
+/// Bytes of records of the bucket that are in memory for fetches of all connections, until their
+/// clients have received them. The cache of the bucket's reader comes on top.
+pub const COLD_BYTES_MAX: usize = 48 * 1024 * 1024;
+
+/// Most bytes of one partition that a fetch gets from the bucket, unless one batch is larger.
+pub const COLD_READ_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Memory that records of the bucket may hold beyond their size, because the first and the last of
+/// them are slices of a chunk each.
+pub const COLD_EXCESS_BYTES: usize = 2 * ropewalk_tier::limits::CHUNK_BYTES as usize;
+const _: () = assert!(
+    8 * (COLD_READ_BYTES_MAX + COLD_EXCESS_BYTES) <= COLD_BYTES_MAX,
+    "one reader does not use all of it"
+);
+
+/// Most reads of the bucket that one fetch begins.
+pub const COLD_READS_PER_FETCH: usize = 8;
+
+/// The next object is read ahead when a reader has this many bytes left of the one before it.
+pub const TIER_WARM_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Time from the first byte of a frame until it must be complete, plus the time for its size at
 /// [`TRANSFER_BYTES_PER_SECOND_MIN`].
 pub const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
@@ -289,6 +310,9 @@ pub const LOG_SUBJECTS_MAX: usize = 1024;
 /// Time limit of a change for a client that sends none (`timeout_ms` of 0 or less); then the answer
 /// is REQUEST_TIMED_OUT. Equal to the default of Kafka's client setting `request.timeout.ms`.
 pub const CHANGE_TIME_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Longest time of a lookup by timestamp, whatever time limit the client sends.
+pub const LOOKUP_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// Bytes that a fetch acquires from the response budget before it is known what it needs. It
 /// returns the rest when that is known, before it sends anything.

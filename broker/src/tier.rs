@@ -8,6 +8,7 @@
 //! uploader:  records of a leader ─▶ object ─▶ put, verified ─▶ AddObject ─▶ manifest
 //! retention: manifest ─▶ SetLocalStart ─▶ each replica removes its segments
 //!            retention.* ─▶ AdvanceLogStart ─▶ DropObjects ─▶ grace ─▶ delete ─▶ ObjectsDeleted
+//! remote:    a fetch below the local start ─▶ manifest ─▶ ranged reads, cached
 //! ```
 //!
 //! # Invariants
@@ -28,7 +29,7 @@
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use ropewalk_tier::{Bucket, ClusterId, TierError, claim, probe};
+use ropewalk_tier::{Bucket, ClusterId, ReaderLimits, TierError, TierReader, claim, probe};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -48,6 +49,7 @@ mod upload;
 mod delete;
 mod uploader;
 mod retention;
+pub(crate) mod remote;
 
 pub(crate) use health::Health;
 pub(crate) use parts::Broker;
@@ -144,6 +146,18 @@ impl Tier {
     /// Whether the bucket works.
     pub(crate) fn health(&self) -> Arc<Health> {
         Arc::clone(&self.health)
+    }
+
+    /// The cluster, as part of the names of objects.
+    pub(crate) fn cluster(&self) -> &ClusterId {
+        &self.cluster
+    }
+
+    /// What reads from the bucket.
+    pub(crate) fn reader(&self) -> TierReader {
+        let limits =
+            ReaderLimits { chunk_bytes_max: self.settings.cache_bytes, ..ReaderLimits::default() };
+        TierReader::new(self.bucket.clone(), limits)
     }
 
     /// Uploads records and carries out their retention until the task is dropped.

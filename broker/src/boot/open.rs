@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ropewalk_codec::Str;
@@ -378,6 +378,8 @@ impl OpenParts {
             groups: Arc::clone(&self.groups),
             load: Arc::clone(&self.load),
             answers: Budget::new(limits::ANSWER_BYTES_MAX),
+            remote: OnceLock::new(),
+            cold: Budget::new(limits::COLD_BYTES_MAX),
             fetch_sessions: handle::fetch::Sessions::new(
                 settings.fetch_sessions_max(),
                 metrics.fetch_sessions.clone(),

@@ -11,7 +11,9 @@ use tokio::task::JoinSet;
 use super::open::OpenParts;
 use super::tier_runtime::TierRuntime;
 use super::{StartError, Status};
+use crate::handle::Context;
 use crate::supervision::{self, Supervisor};
+use crate::tier::remote::{RemoteParts, RemoteReader, ShardManifests};
 use crate::tier::{Broker, Tier};
 
 /// The bucket, and the threads of what uses it.
@@ -45,10 +47,11 @@ impl OpenTier {
         Ok(Some(Self { tier, runtime }))
     }
 
-    /// Starts uploads and retention. Returns the runtime.
+    /// Gives the handlers what reads from the bucket, and starts uploads and retention. Returns the
+    /// runtime.
     pub(super) fn start(
         self,
-        opened: &OpenParts,
+        (opened, context): (&OpenParts, &Context),
         (status, registry): (&Status, &Mutex<Registry>),
         supervisor: &Supervisor,
         background: &mut JoinSet<()>,
@@ -56,6 +59,13 @@ impl OpenTier {
         let Self { tier, runtime } = self;
         status.has_tier(tier.health());
         tier.register(&mut registry.lock());
+        let reader = RemoteReader::new(RemoteParts {
+            reader: tier.reader(),
+            manifests: ShardManifests::new(Arc::clone(&opened.node), Arc::clone(&opened.view)),
+            cluster: tier.cluster().clone(),
+            runtime: runtime.handle(),
+        });
+        let _ = context.remote.set(Arc::new(reader));
         let broker = Broker { node: Arc::clone(&opened.node), view: Arc::clone(&opened.view) };
         let run = tier.run(broker, Arc::clone(&opened.parts.settings));
         let run = supervisor.endless(&supervision::TIER, run);

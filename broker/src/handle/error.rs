@@ -9,6 +9,7 @@ use ropewalk_batch::Refusal;
 use ropewalk_shard::ProposeError;
 use ropewalk_shard::state::{AppendRefusal, catalog, group};
 use ropewalk_store::log::ReadError;
+use ropewalk_store::remote::RemoteError;
 
 use super::deadline::ChangeTimeout;
 use crate::catalog::TopicError;
@@ -314,6 +315,17 @@ impl From<&ReadError> for ErrorCode {
             ReadError::OutOfRange { .. } => Self::OffsetOutOfRange,
             ReadError::Remote(_) => Self::OffsetNotAvailable,
             ReadError::Storage(_) => Self::KafkaStorageError,
+        }
+    }
+}
+
+/// All of them are errors that clients retry.
+impl From<&RemoteError> for ErrorCode {
+    fn from(error: &RemoteError) -> Self {
+        match error {
+            // The manifest changes, or this replica is behind it.
+            RemoteError::NoObject(_) => Self::OffsetNotAvailable,
+            RemoteError::Unavailable(_) | RemoteError::Damaged(_) => Self::KafkaStorageError,
         }
     }
 }

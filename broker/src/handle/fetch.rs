@@ -22,7 +22,8 @@
 //!   of range: see `replica`.
 //!
 //! `session` holds what a client asks and was answered in a fetch session (KIP-227), `cache` the
-//! sessions of the broker; both decide without I/O. `reading` connects them with the logs.
+//! sessions of the broker; both decide without I/O. `reading` connects them with the logs. `cold`
+//! reads what is in the bucket only.
 
 use std::mem;
 use std::sync::Arc;
@@ -42,11 +43,13 @@ use crate::limits;
 
 mod cache;
 mod session;
+mod cold;
 mod reading;
 mod replica;
 mod collect;
 mod send;
 
+use cold::Cold;
 use collect::{Collected, Collector, Limit, Order, diverging};
 use reading::Reading;
 pub(crate) use reading::{SessionMetrics, Sessions};
@@ -68,6 +71,8 @@ struct PartitionRead {
     watched: bool,
     /// Whether this broker was known to lead the partition when it had all acknowledged records.
     confirmed: bool,
+    /// Its records in the bucket.
+    cold: Cold,
 }
 
 /// The requested partitions of one topic.
@@ -106,10 +111,14 @@ pub(crate) async fn handle(
             reading.follow_leaders(ctx);
         }
         reading.watch(ctx, waits);
+        reading.begin_cold(ctx, call, bytes_max);
         // A fetch that only waits must not hold memory that other responses need.
         if !waits || partitions(&reading.wants).any(PartitionRead::has_news) {
             reading.confirm().await;
             let collected = collect(ctx, call, &mut reading, Limit { bytes_max, waits }).await?;
+            if reading.refetch(ctx, &collected.in_bucket, bytes_max) {
+                continue;
+            }
             let Collected { counted_bytes, urgent, .. } = collected;
             if !waits || urgent || counted_bytes >= bytes_min {
                 let mut response = collected.into_response(ctx, call, &reading.wants).await;
@@ -183,10 +192,15 @@ fn partitions(wants: &[TopicRead]) -> impl Iterator<Item = &PartitionRead> {
 
 impl PartitionRead {
     fn is_in_memory(&self) -> bool {
-        if self.preferred.is_some() {
+        if self.preferred.is_some() || self.cold.is_pending() {
             return true;
         }
-        self.found.as_ref().map_or(true, |found| found.log.is_in_memory(self.asked.fetch_offset))
+        let offset = match self.cold.outcome() {
+            Some(Ok(records)) if records.is_empty() => records.next_offset(),
+            Some(_) => return true,
+            None => self.asked.fetch_offset,
+        };
+        self.found.as_ref().map_or(true, |found| found.log.is_in_memory(offset))
     }
 
     /// Whether the partition has records to return, or an error.
@@ -194,6 +208,9 @@ impl PartitionRead {
         let Ok(found) = &self.found else { return true };
         if found.log.is_closed() || self.preferred.is_some() {
             return true;
+        }
+        if self.cold.is_pending() {
+            return false;
         }
         // A follower may get what it lacks while the fetch waits.
         !self.is_ahead()

@@ -156,6 +156,12 @@ impl HeldPartition {
         }
     }
 
+    /// The offset up to which the records are in the bucket; the log start without a tier.
+    pub(crate) fn tier_end(&self) -> i64 {
+        let state = self.shard.state();
+        state.partitions.get(&self.id).map_or(0, |partition| partition.tier_end())
+    }
+
     /// The leader epoch of the record at `offset`; -1 if it is unknown.
     pub(crate) fn epoch_at(&self, offset: i64) -> i32 {
         let state = self.shard.state();

@@ -25,6 +25,7 @@ mod bounds;
 mod admin;
 mod metrics;
 mod fetch_sessions;
+mod tiered;
 mod trio;
 mod elsewhere;
 mod followers;

@@ -49,6 +49,7 @@ mod lookup;
 mod waiter;
 pub(crate) mod layers;
 
+pub use lookup::{first_in, youngest_in};
 pub use read::{Chunk, Limits, Part, Planned, ReadError};
 use tail::Tail;
 pub use waiter::Waiter;
@@ -225,6 +226,14 @@ impl PartitionLog {
     #[must_use]
     pub fn local_start(&self) -> i64 {
         self.inner.lock().local_start
+    }
+
+    /// The offsets from `from` on that a reader gets from the bucket and not from this log, if
+    /// `from` is one of them.
+    #[must_use]
+    pub fn remote_range(&self, from: i64) -> Option<RemoteRange> {
+        let inner = self.inner.lock();
+        inner.remote_from(from).filter(|_| from >= inner.log_start)
     }
 
     /// The offset after the last committed record.

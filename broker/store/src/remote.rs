@@ -10,7 +10,6 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use ropewalk_shard::PartitionId;
-use ropewalk_shard::manifest::ObjectRef;
 
 /// Offsets of a partition that are in the bucket and not on this broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,15 +20,16 @@ pub struct RemoteRange {
     pub until: i64,
 }
 
-/// Whole batches of one object, the first of which contains the offset that was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RemoteStretch {
-    /// The object that has the batches.
-    pub object: ObjectRef,
-    /// Where the batches begin in the object.
-    pub position_bytes: u64,
-    /// Length of the batches.
-    pub size_bytes: u64,
+/// Whole batches, the first of which contains the offset that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteRecords {
+    /// The batches in order, in pieces that end between batches. None if the objects have no batch
+    /// between the offset that was asked for and `next_offset`.
+    pub pieces: Vec<Bytes>,
+    /// Total size of `pieces`.
+    pub size_bytes: usize,
+    /// Most memory that `pieces` hold, bytes: each may be a slice of something larger.
+    pub pinned_bytes: usize,
     /// The offset after the last batch.
     pub next_offset: i64,
 }
@@ -54,23 +54,14 @@ pub type RemoteFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError
 
 /// Reads the records of partitions from the bucket.
 pub trait RemoteLog: Send + Sync + fmt::Debug {
-    /// Chooses whole batches of one object from `range.from` on, at most `bytes_max` bytes, but at
-    /// least one batch.
-    fn stretch(
-        &self,
-        partition: PartitionId,
-        range: RemoteRange,
-        bytes_max: u64,
-    ) -> RemoteFuture<'_, RemoteStretch>;
-
-    /// Reads a part of a stretch: `length_bytes` from `skipped_bytes` after its beginning.
+    /// Reads whole batches from the one with `range.from` on, at most `bytes_max` bytes, but at
+    /// least one batch. The last one may end after `range.until`.
     fn read(
         &self,
         partition: PartitionId,
-        stretch: RemoteStretch,
-        skipped_bytes: u64,
-        length_bytes: usize,
-    ) -> RemoteFuture<'_, Bytes>;
+        range: RemoteRange,
+        bytes_max: usize,
+    ) -> RemoteFuture<'_, RemoteRecords>;
 
     /// Offset and timestamp of the first record in the range that is not older than `timestamp_ms`.
     fn offset_for_timestamp(

@@ -35,6 +35,11 @@ pub(super) struct Collected {
     share: Permit,
     /// Bytes of the share that are needed while it is sent.
     needed_bytes: usize,
+    /// The partitions that were not read because the disk is damaged or the records have moved, if
+    /// the bucket has the records. By their numbers in the request.
+    pub(super) in_bucket: Vec<usize>,
+    /// Shares of the records of the bucket.
+    cold: Vec<Arc<Permit>>,
 }
 
 /// What a response has of one partition.
@@ -42,6 +47,17 @@ struct Read {
     data: PartitionData,
     /// Its records, if some of them are in segments.
     later: Queue,
+    /// Whether the disk failed or no longer has the records, and the bucket has them.
+    is_in_bucket: bool,
+}
+
+/// Why nothing of a partition is returned.
+#[derive(Debug, Clone, Copy)]
+struct Failed {
+    /// The number of the error code.
+    code: i16,
+    /// Whether the disk failed or no longer has the records, and the bucket has them.
+    is_in_bucket: bool,
 }
 
 /// The order in which partitions are read.
@@ -81,6 +97,7 @@ pub(super) struct Collector<'a> {
     counted_bytes: usize,
     urgent: bool,
     stretches: usize,
+    cold: Vec<Arc<Permit>>,
 }
 
 impl<'a> Collector<'a> {
@@ -107,6 +124,7 @@ impl<'a> Collector<'a> {
             counted_bytes: 0,
             urgent: false,
             stretches: 0,
+            cold: Vec::new(),
         }
     }
 
@@ -129,9 +147,11 @@ impl<'a> Collector<'a> {
     }
 
     fn finish(self, reads: Vec<Read>, buffers_bytes: usize) -> Collected {
-        let Self { share, counted_bytes, urgent, memory_bytes, .. } = self;
+        let Self { share, counted_bytes, urgent, memory_bytes, cold, .. } = self;
         let needed_bytes = memory_bytes + buffers_bytes;
-        Collected { reads, counted_bytes, urgent, share, needed_bytes }
+        let in_bucket = reads.iter().enumerate().filter(|(_, read)| read.is_in_bucket);
+        let in_bucket = in_bucket.map(|(at, _)| at).collect();
+        Collected { reads, counted_bytes, urgent, share, needed_bytes, in_bucket, cold }
     }
 
     /// Reads the partitions in this order.
@@ -204,13 +224,16 @@ impl<'a> Collector<'a> {
                 return (data.into(), false);
             }
         }
+        if want.cold.is_pending() {
+            return (data.into(), true);
+        }
         let wanted = usize::try_from(asked.partition_max_bytes).unwrap_or(0);
         let limit = wanted.min(self.bytes_max.saturating_sub(self.size_bytes));
-        let planned = match self.plan(found, asked.fetch_offset, limit) {
+        let planned = match self.plan_want(want, found, limit) {
             Ok(planned) => planned,
-            Err(error) => {
-                let data = PartitionData { error_code: self.refused(found, asked, &error), ..data };
-                return (data.into(), false);
+            Err(Failed { code, is_in_bucket }) => {
+                let data = PartitionData { error_code: code, ..data };
+                return (Read { is_in_bucket, ..Read::from(data) }, false);
             }
         };
         // The records may end above the high watermark that was read before them.
@@ -223,6 +246,33 @@ impl<'a> Collector<'a> {
             if has_more { limit.max(planned.size_bytes) } else { planned.size_bytes };
         let is_short = has_more && (limit < wanted || planned.size_bytes == 0);
         (Read::new(data, planned), is_short)
+    }
+
+    /// Chooses records of one partition, from the bucket if they were read from there.
+    fn plan_want(
+        &mut self,
+        want: &PartitionRead,
+        found: &HeldPartition,
+        limit: usize,
+    ) -> Result<Planned, Failed> {
+        let mut from = want.asked.fetch_offset;
+        match want.cold.outcome() {
+            // The log decides what is out of range.
+            _ if from < found.log.log_start() => {}
+            Some(Ok(records)) if records.is_empty() => from = records.next_offset(),
+            Some(Ok(records)) => {
+                self.cold.push(Arc::clone(&records.share));
+                return Ok(records.planned(from, limit, self.size_bytes == 0));
+            }
+            Some(Err(error)) => {
+                let partition = found.log.partition();
+                tracing::debug!(%partition, from, %error, "nothing to read in the bucket");
+                let code = self.call.refuse(ErrorCode::from(error));
+                return Err(Failed { code, is_in_bucket: false });
+            }
+            None => {}
+        }
+        self.plan(found, from, limit).map_err(|error| self.failed(want, found, &error))
     }
 
     /// Chooses records of one partition within the limit and within the memory that is free.
@@ -281,7 +331,9 @@ impl<'a> Collector<'a> {
                     self.memory_bytes -= read.later.memory_bytes();
                     self.urgent = true;
                     if let Ok(found) = &want.found {
-                        read.data.error_code = self.refused(found, &want.asked, &error);
+                        let failed = self.failed(want, found, &error);
+                        (read.data.error_code, read.is_in_bucket) =
+                            (failed.code, failed.is_in_bucket);
                     }
                     read.data.records = Records::from_chunks(Vec::new());
                     read.later = Queue::default();
@@ -290,17 +342,28 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn refused(&self, found: &HeldPartition, asked: &FetchPartition, error: &ReadError) -> i16 {
-        let (partition, from) = (found.log.partition(), asked.fetch_offset);
+    fn failed(&self, want: &PartitionRead, found: &HeldPartition, error: &ReadError) -> Failed {
+        let (partition, from) = (found.log.partition(), want.asked.fetch_offset);
         tracing::debug!(%partition, from, %error, "nothing to read");
-        self.call.refuse(ErrorCode::from(error))
+        let is_in_bucket = self.ctx.remote.get().is_some() && want.cold.is_no();
+        let is_in_bucket = match error {
+            ReadError::Storage(_) => is_in_bucket && from < found.tier_end(),
+            ReadError::Remote(_) => is_in_bucket,
+            ReadError::OutOfRange { .. } => false,
+        };
+        let code = if is_in_bucket {
+            ErrorCode::from(error).code()
+        } else {
+            self.call.refuse(ErrorCode::from(error))
+        };
+        Failed { code, is_in_bucket }
     }
 }
 
 impl Read {
     fn new(mut data: PartitionData, planned: Planned) -> Self {
         if planned.stretches > 0 {
-            return Self { data, later: planned.parts.into() };
+            return Self { data, later: planned.parts.into(), is_in_bucket: false };
         }
         let chunks = planned.parts.into_iter().filter_map(|part| match part {
             Part::Memory(bytes) => Some(bytes),
@@ -313,7 +376,7 @@ impl Read {
 
 impl From<PartitionData> for Read {
     fn from(data: PartitionData) -> Self {
-        Self { data, later: Queue::default() }
+        Self { data, later: Queue::default(), is_in_bucket: false }
     }
 }
 
@@ -333,6 +396,7 @@ impl Collected {
         ctx.answers.extend(&mut self.share, missing).await;
         let share = Arc::new(self.share);
         call.hold(Arc::clone(&share));
+        self.cold.drain(..).for_each(|share| call.hold(share));
         if !queues.is_empty() {
             call.follow(Later::new(queues, ctx.buffers.clone(), share));
         }

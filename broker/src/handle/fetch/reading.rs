@@ -1,6 +1,7 @@
 //! What one fetch reads: all partitions that it names, or the active ones of its session (KIP-227).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
@@ -10,15 +11,18 @@ use ropewalk_codec::Str;
 use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest, FetchTopic, ForgottenTopic};
 use ropewalk_codec::fetch_response::FetchResponse;
 use ropewalk_store::log::Waiter;
+use ropewalk_store::remote::{RemoteLog, RemoteRange};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::cache::{Cache, Named, Owner};
+use super::cold::{Cold, ColdRead, ColdRequest};
 use super::replica::Consumer;
 use super::session::{Active, Key, Session};
 use super::{PartitionRead, TopicRead, partitions};
 use crate::handle::partition::barriers;
 use crate::handle::{Call, Context, ErrorCode};
+use crate::limits;
 
 /// The session epoch of a request that opens a session.
 const FIRST_EPOCH: i32 = 0;
@@ -258,6 +262,60 @@ impl Reading {
         }
     }
 
+    /// Begins to read what is in the bucket only.
+    pub(super) fn begin_cold(&mut self, ctx: &Context, call: &Call, bytes_max: usize) {
+        let Some(remote) = ctx.remote.get() else { return };
+        let waiter = &self.waiter;
+        let mut all: Vec<_> =
+            self.wants.iter_mut().flat_map(|topic| &mut topic.partitions).collect();
+        let begun = all.iter().filter(|want| matches!(want.cold, Cold::Begun(_))).count();
+        let mut free = limits::COLD_READS_PER_FETCH.saturating_sub(begun);
+        // The same order as that in which they are collected.
+        let turn = match self.held.is_some() {
+            true => 0,
+            false => call.peer.fetch_turn.load(Ordering::Relaxed) % all.len().max(1),
+        };
+        all.rotate_left(turn);
+        for want in all {
+            if matches!(want.cold, Cold::Begun(_)) || want.preferred.is_some() {
+                continue;
+            }
+            let range = want.found.as_ref().ok();
+            let range = range.and_then(|found| found.log.remote_range(want.asked.fetch_offset));
+            want.cold = match range {
+                None => Cold::No,
+                Some(_) if free == 0 => Cold::Queued,
+                Some(range) => {
+                    free -= 1;
+                    want.read_cold(ctx, remote, range, (waiter, bytes_max))
+                }
+            };
+        }
+    }
+
+    /// Begins to read from the bucket what is damaged on the disk or has just moved, by the numbers
+    /// of the partitions in the request. Returns whether it has begun any read.
+    pub(super) fn refetch(&mut self, ctx: &Context, numbers: &[usize], bytes_max: usize) -> bool {
+        let (Some(remote), false) = (ctx.remote.get(), numbers.is_empty()) else { return false };
+        let mut begun = false;
+        let waiter = &self.waiter;
+        let wants = self.wants.iter_mut().flat_map(|topic| &mut topic.partitions);
+        for (_, want) in wants.enumerate().filter(|(at, _)| numbers.contains(at)) {
+            let Ok(found) = &want.found else { continue };
+            let (from, until) = (want.asked.fetch_offset, found.tier_end());
+            if matches!(want.cold, Cold::No) && from < until {
+                let (partition, is_local) = (found.id, from >= found.log.local_start());
+                if is_local {
+                    tracing::warn!(%partition, from, "damaged records are read from the bucket");
+                }
+                let range = RemoteRange { from, until };
+                want.cold = want.read_cold(ctx, remote, range, (waiter, bytes_max));
+                begun = true;
+            }
+        }
+        begun
+    }
+
     /// Waits for a change of a partition.
     pub(super) async fn changed(&self) {
         self.waiter.changed().await;
@@ -357,6 +415,27 @@ fn random_id() -> i32 {
     i32::from_be_bytes([a, b, c, d])
 }
 
+impl PartitionRead {
+    /// Begins to read a range from the bucket.
+    fn read_cold(
+        &self,
+        ctx: &Context,
+        remote: &Arc<dyn RemoteLog>,
+        range: RemoteRange,
+        (waiter, bytes_max): (&Arc<Waiter>, usize),
+    ) -> Cold {
+        let Ok(found) = &self.found else { return Cold::No };
+        let wanted = usize::try_from(self.asked.partition_max_bytes).unwrap_or(0);
+        let asked = ColdRequest {
+            partition: found.id,
+            range,
+            bytes_max: wanted.min(bytes_max),
+            waiter: (Arc::clone(waiter), self.token),
+        };
+        Cold::Begun(ColdRead::begin(Arc::clone(remote), ctx.cold.clone(), asked))
+    }
+}
+
 impl TopicRead {
     fn new(ctx: &Context, topic: Str, topic_id: Uuid) -> Self {
         let view = ctx.topic(&topic, topic_id);
@@ -372,8 +451,9 @@ impl TopicRead {
     ) {
         let found = consumer.find(ctx, &self.view, &asked);
         let preferred = consumer.preferred(ctx, &found, &asked);
-        let confirmed = false;
-        self.partitions.push(PartitionRead { asked, found, preferred, token, watched, confirmed });
+        let (confirmed, cold) = (false, Cold::No);
+        let read = PartitionRead { asked, found, preferred, token, watched, confirmed, cold };
+        self.partitions.push(read);
     }
 
     /// Looks up again what this broker no longer leads or follows, or in another term.

@@ -2,9 +2,12 @@
 
 use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest};
 use ropewalk_codec::fetch_response::FetchResponse;
+use ropewalk_shard::command::TierChange;
+use ropewalk_tier::Bucket;
 
 use super::elsewhere::{part, soon, waiting};
 use super::records::{fetch, from};
+use super::tiered::{change_tier, reader, upload};
 use super::trio::{INTERNAL, SHARD, Trio};
 use super::*;
 
@@ -83,6 +86,45 @@ async fn a_follower_returns_what_is_committed_to_consumers_with_a_rack() {
     let below = FetchPartition { fetch_offset: -1, ..from(0) };
     let answer = trio.fetch(1, 12, in_rack(1, now(below))).await;
     assert_eq!(part(&answer).error_code, ErrorCode::OffsetOutOfRange.code());
+    trio.stop().await;
+}
+
+/// The manifest is part of the shard's state, so any replica reads the bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn o4_a_follower_reads_from_the_bucket_what_it_no_longer_has() {
+    let trio = Trio::new().await;
+    for _ in 0..4 {
+        trio.store().await;
+    }
+    trio.has(1, 4).await;
+    let bucket = Bucket::memory();
+    let shard = trio.brokers[0].node.shard(SHARD).expect("held");
+    let id = trio.brokers[0].view.by_name("t").expect("known").partition(0).expect("one").0;
+    let log = shard.log(&id).expect("open");
+    change_tier(shard, id, TierChange::Enable).await;
+    upload(shard, &log, &bucket, 0..3).await;
+    change_tier(shard, id, TierChange::SetLocalStart(3)).await;
+    let log = || trio.brokers[1].node.shard(SHARD)?.log(&id);
+    let moved = || log().filter(|log| log.local_start() == 3).map(drop);
+    trio.within("the follower has the local start", moved).await;
+
+    let answer = trio.fetch(1, 12, in_rack(1, waiting(from(0)))).await;
+    assert_eq!(part(&answer).error_code, NOT_AVAILABLE, "no bucket is configured");
+    let reader = Arc::new(reader(&trio.brokers[1], &bucket));
+    trio.brokers[1].remote.set(reader).expect("it is set once");
+    let mut next = 0;
+    while next < 4 {
+        let answer = trio.fetch(1, 12, in_rack(1, waiting(from(next)))).await;
+        assert_eq!(summary(&answer), (0, true, 4, -1));
+        let mut bytes = part(&answer).records.to_bytes().expect("not null");
+        while !bytes.is_empty() {
+            let size_bytes = ropewalk_batch::Header::parse(&bytes).expect("a header").size_bytes();
+            let batch = bytes.split_to(size_bytes);
+            let header = ropewalk_batch::Header::verify(&batch).expect("a whole batch");
+            assert_eq!(header.base_offset, next);
+            next = header.last_offset() + 1;
+        }
+    }
     trio.stop().await;
 }
 

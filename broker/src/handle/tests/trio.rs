@@ -442,6 +442,8 @@ fn context(
         groups,
         load: Arc::default(),
         answers: Budget::new(limits::ANSWER_BYTES_MAX),
+        remote: OnceLock::new(),
+        cold: Budget::new(limits::COLD_BYTES_MAX),
         fetch_sessions: fetch::Sessions::new(10, metrics.fetch_sessions.clone()),
         buffers: Buffers::default(),
         producer_ids: init_producer_id::ProducerIds::default(),

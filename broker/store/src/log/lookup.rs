@@ -233,8 +233,12 @@ fn scan_youngest(reader: &Reader, start: i64) -> Result<Option<i64>, ReadError> 
     Ok(youngest_ms)
 }
 
-/// The largest timestamp of the batches' records at or after `start`.
-fn youngest_in(batches: &[StampedBatch], start: i64) -> Result<Option<i64>, ReadError> {
+/// The largest timestamp of the batches' records at or after `start`. May have to decompress a
+/// batch.
+///
+/// # Errors
+/// When a batch cannot be decompressed or is malformed.
+pub fn youngest_in(batches: &[StampedBatch], start: i64) -> Result<Option<i64>, ReadError> {
     let mut youngest_ms = None;
     for batch in batches.iter().filter(|batch| batch.last_offset() >= start) {
         let ms = if batch.base_offset >= start {
@@ -267,8 +271,11 @@ fn unreadable(error: &ropewalk_batch::BatchError) -> ReadError {
 }
 
 /// Offset and timestamp of the batches' first record at or after `start` that is not older than
-/// `timestamp_ms`.
-fn first_in(
+/// `timestamp_ms`. May have to decompress a batch.
+///
+/// # Errors
+/// When a batch cannot be decompressed or is malformed.
+pub fn first_in(
     batches: &[StampedBatch],
     timestamp_ms: i64,
     start: i64,

@@ -26,8 +26,9 @@ impl Waiter {
         mem::take(&mut self.changed.lock())
     }
 
-    /// Reports a change of the log that was registered with this token.
-    pub(super) fn wake(&self, token: u32) {
+    /// Reports a change of the log that was registered with this token, or of something else that
+    /// concerns it.
+    pub fn wake(&self, token: u32) {
         self.changed.lock().push(token);
         self.notify.notify_one();
     }

@@ -4,11 +4,8 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use ropewalk_shard::HistoryId;
-use ropewalk_shard::manifest::ObjectRef;
-
 use super::*;
-use crate::remote::{RemoteError, RemoteFuture, RemoteLog, RemoteStretch};
+use crate::remote::{RemoteError, RemoteFuture, RemoteLog, RemoteRecords};
 
 /// A bucket that has every batch of the model, ten in an object.
 #[derive(Debug)]
@@ -25,53 +22,26 @@ impl Bucket {
     }
 }
 
-fn reference(batches: &[StampedBatch]) -> ObjectRef {
-    ObjectRef {
-        base: batches.first().unwrap().base_offset,
-        end: batches.last().unwrap().next_offset(),
-        history: HistoryId(0),
-        term: 1,
-        size_bytes: whole(batches).len() as u64,
-        digest: 0,
-        max_timestamp_ms: 0,
-        first_epoch: EPOCH,
-    }
-}
-
 impl RemoteLog for Bucket {
-    fn stretch(
+    fn read(
         &self,
         _: PartitionId,
         range: RemoteRange,
-        bytes_max: u64,
-    ) -> RemoteFuture<'_, RemoteStretch> {
+        bytes_max: usize,
+    ) -> RemoteFuture<'_, RemoteRecords> {
         let Some(batches) = self.object(range.from) else {
             return Box::pin(async move { Err(RemoteError::NoObject(range.from)) });
         };
         let at = batches.iter().position(|batch| batch.last_offset() >= range.from).unwrap();
         let mut end = at + 1;
-        while end < batches.len() && whole(&batches[at..=end]).len() as u64 <= bytes_max {
+        while end < batches.len() && whole(&batches[at..=end]).len() <= bytes_max {
             end += 1;
         }
-        let stretch = RemoteStretch {
-            object: reference(batches),
-            position_bytes: whole(&batches[..at]).len() as u64,
-            size_bytes: whole(&batches[at..end]).len() as u64,
-            next_offset: batches[end - 1].next_offset(),
-        };
-        Box::pin(async move { Ok(stretch) })
-    }
-
-    fn read(
-        &self,
-        _: PartitionId,
-        stretch: RemoteStretch,
-        skipped_bytes: u64,
-        length_bytes: usize,
-    ) -> RemoteFuture<'_, Bytes> {
-        let bytes = Bytes::from(whole(self.object(stretch.object.base).unwrap()));
-        let from = (stretch.position_bytes + skipped_bytes) as usize;
-        Box::pin(async move { Ok(bytes.slice(from..from + length_bytes)) })
+        let bytes = Bytes::from(whole(&batches[at..end]));
+        let (size_bytes, next_offset) = (bytes.len(), batches[end - 1].next_offset());
+        let pieces = vec![bytes];
+        let records = RemoteRecords { pieces, size_bytes, pinned_bytes: size_bytes, next_offset };
+        Box::pin(async move { Ok(records) })
     }
 
     fn offset_for_timestamp(
@@ -115,14 +85,9 @@ impl Fixture {
                 }
                 Err(ReadError::Remote(range)) => {
                     assert_eq!(range, RemoteRange { from: at, until: self.local_start });
-                    let stretch = ready(bucket.stretch(partition(), range, 200)).unwrap();
-                    let half = stretch.size_bytes / 2;
-                    for (skipped, length) in [(0, half), (half, stretch.size_bytes - half)] {
-                        let length = length as usize;
-                        let part = ready(bucket.read(partition(), stretch, skipped, length));
-                        sent.extend_from_slice(&part.unwrap());
-                    }
-                    at = stretch.next_offset;
+                    let records = ready(bucket.read(partition(), range, 200)).unwrap();
+                    sent.extend(records.pieces.iter().flatten());
+                    at = records.next_offset;
                 }
                 Err(error) => panic!("{error}"),
             }
