@@ -2,7 +2,8 @@
 
 use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest};
 use ropewalk_codec::fetch_response::FetchResponse;
-use ropewalk_shard::command::TierChange;
+use ropewalk_shard::BrokerId;
+use ropewalk_shard::command::{CatalogCommand, Command, FORMAT_MAX, TierChange};
 use ropewalk_tier::Bucket;
 
 use super::elsewhere::{part, soon, waiting};
@@ -97,6 +98,11 @@ async fn o4_a_follower_reads_from_the_bucket_what_it_no_longer_has() {
         trio.store().await;
     }
     trio.has(1, 4).await;
+    for broker in (0..3).map(BrokerId) {
+        let report = CatalogCommand::ReportLevel { broker, level: FORMAT_MAX };
+        let catalog = trio.brokers[0].node.catalog();
+        catalog.propose(Command::Catalog(report)).await.expect("it is applied");
+    }
     let bucket = Bucket::memory();
     let shard = trio.brokers[0].node.shard(SHARD).expect("held");
     let id = trio.brokers[0].view.by_name("t").expect("known").partition(0).expect("one").0;

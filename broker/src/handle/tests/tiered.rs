@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use ropewalk_codec::fetch_request::*;
 use ropewalk_codec::fetch_response::{FetchResponse, PartitionData};
 use ropewalk_node::ShardHandle;
-use ropewalk_shard::command::{ChangeTier, Command, ShardCommand, TierChange};
+use ropewalk_shard::command::{ChangeTier, Command, FORMAT_MAX, ShardCommand, TierChange};
 use ropewalk_shard::manifest::ObjectRef;
 use ropewalk_shard::{HistoryId, Outcome, PartitionId};
 use ropewalk_store::PartitionLog;
@@ -116,6 +116,8 @@ pub(super) fn reader(context: &Context, bucket: &Bucket) -> RemoteReader {
 
 /// Changes the tier of a partition.
 pub(super) async fn change_tier(shard: &ShardHandle, partition: PartitionId, change: TierChange) {
+    // Every broker of the cluster reports which commands it reads.
+    eventually(|| shard.level() == FORMAT_MAX).await;
     let command = ShardCommand::ChangeTier(ChangeTier { change, partition });
     let outcome = shard.propose(Command::Shard(command)).await.expect("it is applied");
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
