@@ -78,12 +78,6 @@ impl Metrics {
         self.lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.not_uploaded_seconds.set(waited_seconds);
     }
-
-    /// Objects that were added to a manifest.
-    #[cfg(test)]
-    pub(super) fn objects(&self) -> u64 {
-        self.uploaded_objects.get()
-    }
 }
 
 /// The requests to the bucket, read on demand.

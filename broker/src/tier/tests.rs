@@ -177,7 +177,8 @@ async fn t1_old_records_move_to_the_bucket_and_leave_the_disk() {
     topic.write(40, &[7; 100_000]).await;
     let written = topic.bytes();
     alter(&running, &topic, "local.retention.ms", "1000").await;
-    until("all records are local no more", || topic.tier().local_start == 40).await;
+    let local_start = || topic.shard.state().partitions[&topic.id].local_start();
+    until("all records are local no more", || local_start() == 40).await;
     let log = topic.shard.log(&topic.id).expect("it is open");
     until("the replica follows", || log.local_start() == 40).await;
     until("its segments are removed", || log.segment_infos().is_empty()).await;
