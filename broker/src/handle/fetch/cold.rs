@@ -172,8 +172,9 @@ fn take(planned: &mut Planned, piece: &Bytes, bytes: usize, at_least_one: bool) 
     let mut at = 0;
     while let Ok(header) = Header::parse(&piece[at..]) {
         let size_bytes = header.size_bytes();
-        let fits = planned.size_bytes + size_bytes <= bytes;
-        if !fits && !(at_least_one && planned.size_bytes == 0) || at + size_bytes > piece.len() {
+        let is_first = at_least_one && planned.size_bytes == 0;
+        let fits = is_first || planned.size_bytes + size_bytes <= bytes;
+        if !fits || at + size_bytes > piece.len() {
             break;
         }
         at += size_bytes;
