@@ -184,8 +184,8 @@ pub(crate) struct Dev {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", value_parser = host_and_port)]
     pub(crate) admin: String,
 
-    /// A directory to which queues with remote.storage.enable=true move their older records, as to a
-    /// bucket of S3. It is created if it does not exist.
+    /// A directory to which queues with remote.storage.enable=true move their older records, as to
+    /// a bucket of S3. It is created if it does not exist.
     #[arg(long, value_name = "DIR")]
     pub(crate) tier: Option<PathBuf>,
 

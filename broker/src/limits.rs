@@ -357,7 +357,8 @@ pub fn transfer_time_max(base: Duration, bytes: usize) -> Duration {
     base + Duration::from_secs((bytes / TRANSFER_BYTES_PER_SECOND_MIN) as u64)
 }
 
-const _: () = assert!(TIER_UPLOAD_BYTES_MAX >> 10 <= u32::MAX as usize, "permits are counted in u32");
+const _: () =
+    assert!(TIER_UPLOAD_BYTES_MAX >> 10 <= u32::MAX as usize, "permits are counted in u32");
 const _: () = assert!(FRAME_BYTES_FIRST <= FRAME_BYTES_TRUSTED_MAX);
 const _: () = assert!(READ_BYTES_BEFORE_LARGE <= READ_BYTES);
 const _: () = assert!(16 * READ_BYTES_BEYOND <= READ_BYTES_BEFORE_LARGE);

@@ -171,8 +171,8 @@ impl RetentionTask {
     }
 }
 
-/// Whether the partition has records in the bucket, so that its segments alone do not say how old and
-/// large it is: its retention is that of [`crate::tier`].
+/// Whether the partition has records in the bucket, so that its segments alone do not say how old
+/// and large it is: its retention is that of [`crate::tier`].
 fn has_tier(shard: &ShardHandle, id: &PartitionId) -> bool {
     shard.state().partitions.get(id).is_some_and(|partition| partition.tier.is_some())
 }

@@ -1,8 +1,8 @@
 //! The tier: older records in a bucket.
 //!
-//! Topics with `remote.storage.enable` upload their records as objects, and the brokers remove their
-//! own copies by `local.retention.*`. What is in the bucket is a part of the state of each shard (its
-//! manifest); `broker/tier` has the formats and the bucket.
+//! Topics with `remote.storage.enable` upload their records as objects, and the brokers remove
+//! their own copies by `local.retention.*`. What is in the bucket is a part of the state of each
+//! shard (its manifest); `broker/tier` has the formats and the bucket.
 //!
 //! ```text
 //! uploader:  records of a leader ─▶ object ─▶ put, verified ─▶ AddObject ─▶ manifest
@@ -81,9 +81,9 @@ impl Tier {
         Ok(Self { bucket, cluster, settings, metrics, health })
     }
 
-    /// Examines what the bucket's store can do, and claims the bucket for the cluster. A bucket that
-    /// does not answer, or refuses the credentials, does not keep the broker from starting: this is
-    /// repeated before the first upload.
+    /// Examines what the bucket's store can do, and claims the bucket for the cluster. A bucket
+    /// that does not answer, or refuses the credentials, does not keep the broker from starting:
+    /// this is repeated before the first upload.
     ///
     /// # Errors
     /// When the bucket cannot be used; the error says what to do.

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use ropewalk_shard::limits::BATCH_BYTES_MAX;
 
-use super::{ignored, tier};
 use super::key::{Key, Kind, Update, Valid};
+use super::{ignored, tier};
 use crate::limits;
 
 pub(super) const COMPRESSIONS: &[&str] =

@@ -1,8 +1,8 @@
 //! Deletes from the bucket what retention dropped, after the grace period: objects and pages first,
 //! then the command that removes their references.
 //!
-//! A deletion that fails half-way is repeated: to delete what is gone already is no error, and a page
-//! that is gone had all its objects deleted.
+//! A deletion that fails half-way is repeated: to delete what is gone already is no error, and a
+//! page that is gone had all its objects deleted.
 
 use std::collections::VecDeque;
 

@@ -15,7 +15,7 @@ use super::plan::part_from;
 pub(super) struct Unit {
     /// The offset after its last record.
     pub(super) end: i64,
-    /// Its size.
+    /// Its size in bytes.
     pub(super) bytes: u64,
     /// The largest timestamp of its records, Unix milliseconds; `None` without one.
     pub(super) max_timestamp_ms: Option<i64>,

@@ -38,7 +38,7 @@ struct Failing {
 pub(crate) struct Lag {
     /// Partitions with records that wait.
     pub(crate) partitions: usize,
-    /// Their bytes.
+    /// The bytes that wait there.
     pub(crate) bytes: u64,
     /// How long the oldest record has waited.
     pub(crate) waited: Duration,

@@ -155,9 +155,9 @@ pub(super) struct Fold {
 /// What a page is to list, oldest first, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FoldEntries {
-    /// Objects.
+    /// The oldest objects without a page.
     Objects(Vec<ObjectRef>),
-    /// Pages of objects.
+    /// The oldest pages of objects.
     Pages(Vec<PageRef>),
 }
 

@@ -144,7 +144,7 @@ impl Job {
         self.delete(parts, &led).await
     }
 
-    /// Total retention.
+    /// Removes what `retention.*` no longer keeps.
     async fn total(&mut self, parts: &Parts, led: &Led) -> Result<(), StepError> {
         let retention = self.topic.config.retention();
         if !self.topic.config.deletes() || retention == Retention::default() {

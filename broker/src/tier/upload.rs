@@ -31,8 +31,8 @@ pub(super) struct Attempt {
 }
 
 /// Uploads what follows the end of the tier, up to a full object, for which memory of about
-/// `expected_bytes` is taken. Returns the size of the object in bytes; `None` if there is nothing to
-/// upload.
+/// `expected_bytes` is taken. Returns the size of the object in bytes; `None` if there is nothing
+/// to upload.
 pub(super) async fn upload(
     parts: &Parts,
     led: &Led,
