@@ -32,6 +32,8 @@ impl Broker {
         let child = Command::new(env!("CARGO_BIN_EXE_ropewalk-broker"))
             .args(["dev", "--kafka", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
             .arg(dir.path().join("data"))
+            .arg("--tier")
+            .arg(dir.path().join("tier"))
             .arg("--termination-log")
             .arg(dir.path().join("last-words"))
             .env("ROPEWALK_END_TASK", format!("{}:{how}", task.name))
