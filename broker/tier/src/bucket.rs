@@ -92,7 +92,7 @@ enum Comparison {
 }
 
 impl Bucket {
-    /// Opens a bucket. Nothing is sent yet; [`crate::probe`] examines what the store can do.
+    /// Opens a bucket. Nothing is sent yet; [`crate::probe()`] examines what the store can do.
     ///
     /// # Errors
     /// When the settings cannot be used: a file that cannot be read, a bad endpoint.
