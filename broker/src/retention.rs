@@ -31,6 +31,7 @@ use crate::clock;
 use crate::limits;
 use crate::queue_metrics::QueueMetrics;
 use crate::settings::Settings;
+use crate::tier;
 
 mod removals;
 
@@ -135,7 +136,7 @@ impl RetentionTask {
             let id = PartitionId { topic: topic.id, index };
             let Some(shard) = self.node.shard(home.shard) else { continue };
             let Some(log) = shard.log(&id).filter(|_| shard.leading().is_some()) else { continue };
-            if has_tier(shard, &id) {
+            if tier::has_tier(shard, &id) {
                 continue;
             }
             let end = log.high_watermark();
@@ -169,12 +170,6 @@ impl RetentionTask {
             }
         }
     }
-}
-
-/// Whether the partition has records in the bucket, so that its segments alone do not say how old
-/// and large it is: its retention is that of [`crate::tier`].
-fn has_tier(shard: &ShardHandle, id: &PartitionId) -> bool {
-    shard.state().partitions.get(id).is_some_and(|partition| partition.tier.is_some())
 }
 
 /// Whether retention is due, `since` after the start of the last check.

@@ -36,7 +36,7 @@ use tracing::{info, warn};
 use crate::limits;
 use crate::settings::{Settings, TierSettings};
 
-mod convert;
+pub(crate) mod convert;
 mod health;
 mod metrics;
 mod plan;
@@ -52,7 +52,7 @@ mod retention;
 pub(crate) mod remote;
 
 pub(crate) use health::Health;
-pub(crate) use parts::Broker;
+pub(crate) use parts::{Broker, has_tier};
 
 use metrics::Metrics;
 use parts::{Parts, Rules};

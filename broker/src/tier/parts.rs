@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ropewalk_node::Node;
+use ropewalk_node::{Node, ShardHandle};
+use ropewalk_shard::PartitionId;
 use ropewalk_tier::{Bucket, ClusterId, Remedy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use super::health::Health;
 use super::led::StepError;
 use super::metrics::Metrics;
 use super::plan::UploadRules;
-use crate::catalog::View;
+use crate::catalog::{TopicView, View};
 use crate::limits;
 
 /// How the bucket is used.
@@ -45,6 +46,12 @@ pub(crate) struct Broker {
     pub(crate) view: Arc<View>,
 }
 
+/// Whether the partition has records in the bucket, so that its segments alone do not say how old
+/// and large it is: its retention is that of the tier.
+pub(crate) fn has_tier(shard: &ShardHandle, id: &PartitionId) -> bool {
+    shard.state().partitions.get(id).is_some_and(|partition| partition.tier.is_some())
+}
+
 impl Parts {
     pub(crate) fn new(
         (bucket, cluster): (Bucket, ClusterId),
@@ -54,6 +61,17 @@ impl Parts {
     ) -> Self {
         let memory = Arc::new(Semaphore::new(limits::TIER_UPLOAD_BYTES_MAX >> 10));
         Self { bucket, cluster, node, view, rules, metrics, health, memory }
+    }
+
+    /// The partitions of a topic that this broker leads.
+    pub(super) fn led<'a>(
+        &'a self,
+        topic: &'a TopicView,
+    ) -> impl Iterator<Item = (PartitionId, &'a Arc<ShardHandle>)> {
+        (0_i32..).zip(&topic.partitions).filter_map(|(index, home)| {
+            let shard = self.node.shard(home.shard).filter(|shard| shard.leading().is_some())?;
+            Some((PartitionId { topic: topic.id, index }, shard))
+        })
     }
 
     /// Waits for memory for an upload of so many bytes.

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::expire::{self, Unit};
 use super::led::{Led, StepError};
-use super::parts::Parts;
+use super::parts::{Parts, has_tier};
 use super::plan::{self, Switch};
 use super::{convert, delete, local, pages};
 use crate::catalog::TopicView;
@@ -91,17 +91,10 @@ impl TierRetention {
     fn jobs(&mut self) -> Vec<Job> {
         let mut jobs = Vec::new();
         for topic in self.parts.view.all() {
-            for (index, home) in (0_i32..).zip(&topic.partitions) {
-                let id = PartitionId { topic: topic.id, index };
-                let shard = self.parts.node.shard(home.shard);
-                let Some(shard) = shard.filter(|shard| shard.leading().is_some()) else { continue };
-                let is_tiered =
-                    shard.state().partitions.get(&id).is_some_and(|known| known.tier.is_some());
-                if is_tiered {
-                    let memo = self.memos.remove(&id).unwrap_or_default();
-                    let (shard, topic) = (Arc::clone(shard), Arc::clone(&topic));
-                    jobs.push(Job { id, shard, topic, memo });
-                }
+            for (id, shard) in self.parts.led(&topic).filter(|(id, shard)| has_tier(shard, id)) {
+                let memo = self.memos.remove(&id).unwrap_or_default();
+                let (shard, topic) = (Arc::clone(shard), Arc::clone(&topic));
+                jobs.push(Job { id, shard, topic, memo });
             }
         }
         jobs

@@ -89,11 +89,9 @@ impl Uploader {
         let now = Instant::now();
         let (mut jobs, mut lag) = (Vec::new(), Lag::default());
         let mut known = std::mem::take(&mut self.memos);
-        for topic in self.parts.view.all_with(|config| config.tier.policy() == TierPolicy::Upload) {
-            for (index, home) in (0_i32..).zip(&topic.partitions) {
-                let id = PartitionId { topic: topic.id, index };
-                let shard = self.parts.node.shard(home.shard);
-                let Some(shard) = shard.filter(|shard| shard.leading().is_some()) else { continue };
+        let parts = Arc::clone(&self.parts);
+        for topic in parts.view.all_with(|config| config.tier.policy() == TierPolicy::Upload) {
+            for (id, shard) in parts.led(&topic) {
                 let memo = known.remove(&id);
                 let Some((memo, step)) = self.look(shard, id, (memo, now), &mut lag) else {
                     continue;

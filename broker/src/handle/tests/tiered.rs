@@ -9,8 +9,7 @@ use ropewalk_codec::fetch_request::*;
 use ropewalk_codec::fetch_response::{FetchResponse, PartitionData};
 use ropewalk_node::ShardHandle;
 use ropewalk_shard::command::{ChangeTier, Command, FORMAT_MAX, ShardCommand, TierChange};
-use ropewalk_shard::manifest::ObjectRef;
-use ropewalk_shard::{HistoryId, Outcome, PartitionId};
+use ropewalk_shard::{Outcome, PartitionId};
 use ropewalk_store::PartitionLog;
 use ropewalk_store::remote::{RemoteError, RemoteFuture, RemoteLog, RemoteRange, RemoteRecords};
 use ropewalk_tier::faulty::{Fault, FaultyStore};
@@ -22,6 +21,7 @@ use tokio::sync::watch;
 use super::records::{FETCH, batch, fetch, from, produce};
 use super::versions::Client;
 use super::*;
+use crate::tier::convert::object_of;
 use crate::tier::remote::{RemoteParts, RemoteReader, ShardManifests};
 
 /// Size of each batch without its header, bytes.
@@ -146,17 +146,7 @@ pub(super) async fn upload(
     let object = encoder.finish(range.end).expect("the range has batches");
     let name = object.name.to_string();
     bucket.put_if_absent(&name, &object.content).await.expect("put");
-    let reference = object.reference;
-    let object = ObjectRef {
-        base: reference.base,
-        end: reference.end,
-        history: HistoryId(reference.history),
-        term: reference.term,
-        size_bytes: reference.size_bytes,
-        digest: reference.digest,
-        max_timestamp_ms: reference.max_timestamp_ms,
-        first_epoch: reference.first_epoch,
-    };
+    let object = object_of(&object.reference);
     change_tier(shard, log.partition(), TierChange::AddObject(object)).await;
 }
 
@@ -185,6 +175,17 @@ impl Fixture {
         context.remote.set(remote).expect("it is set once");
         let fixture = Self { client, shard: held.shard, log: held.log, store, bucket, gate, dir };
         fixture.change(TierChange::Enable).await;
+        fixture
+    }
+
+    /// With six batches in the bucket only, four on the disk, and one in the other partition.
+    async fn beside_another_partition() -> Self {
+        let mut fixture = Self::new(10).await;
+        fixture.upload(0, 6).await;
+        fixture.change(TierChange::SetLocalStart(6)).await;
+        eventually(|| fixture.log.local_start() == 6).await;
+        let answer = fixture.client.ask(9, &produce("t", -1, vec![(1, batch(&["v"]))])).await;
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
         fixture
     }
 
@@ -345,12 +346,7 @@ async fn lookups_by_time_go_from_the_bucket_on_to_the_disk() {
 /// Neither delays the other partition of the fetch nor fails it, and holds no memory afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_a_bucket_that_fails_or_hangs_costs_the_partition_that_needs_it() {
-    let mut fixture = Fixture::new(10).await;
-    fixture.upload(0, 6).await;
-    fixture.change(TierChange::SetLocalStart(6)).await;
-    eventually(|| fixture.log.local_start() == 6).await;
-    let answer = fixture.client.ask(9, &produce("t", -1, vec![(1, batch(&["v"]))])).await;
-    assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+    let mut fixture = Fixture::beside_another_partition().await;
 
     fixture.set(Mode::Fails);
     let parts = fixture.both(0, 10_000).await.responses.remove(0).partitions;
@@ -385,12 +381,7 @@ async fn r1_a_bucket_that_fails_or_hangs_costs_the_partition_that_needs_it() {
 /// records of the bucket all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_in_the_bucket_is_not_starved_by_the_others() {
-    let mut fixture = Fixture::new(10).await;
-    fixture.upload(0, 6).await;
-    fixture.change(TierChange::SetLocalStart(6)).await;
-    eventually(|| fixture.log.local_start() == 6).await;
-    let answer = fixture.client.ask(9, &produce("t", -1, vec![(1, batch(&["v"]))])).await;
-    assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+    let mut fixture = Fixture::beside_another_partition().await;
     // It is asked again after a pause, which is longer than a fetch.
     fixture.store.next_gets([Fault::Fails, Fault::Fails]);
     let due = Instant::now() + SOON;
