@@ -263,12 +263,7 @@ impl Broker {
 
     /// Stops the broker in the order that this module's documentation gives.
     pub async fn stop(mut self) {
-        self.status.stop();
-        if self.context.cluster.hand_over().await {
-            tokio::time::sleep(limits::NEXT_LEADER_TOLD).await;
-        }
-        self.supervisor.stop();
-        self.context.groups.stop();
+        withdraw(&self.status, &self.context, &self.supervisor).await;
         let _ = self.stopping.send(true);
         while self.listeners.join_next().await.is_some() {}
         self.context.node.stop().await;
@@ -276,6 +271,16 @@ impl Broker {
         let _ = self.admin_stopping.send(true);
         self.background.shutdown().await;
     }
+}
+
+/// Gives the leaderships to other brokers, has clients look for them, and ends what serves them.
+async fn withdraw(status: &Status, context: &Context, supervisor: &Supervisor) {
+    status.stop();
+    if context.cluster.hand_over().await {
+        tokio::time::sleep(limits::NEXT_LEADER_TOLD).await;
+    }
+    supervisor.stop();
+    context.groups.stop();
 }
 
 /// Accepts clients on every listener.

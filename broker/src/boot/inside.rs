@@ -19,12 +19,11 @@ use super::raft_runtime::RaftRuntime;
 use super::round_metrics::RoundMetrics;
 use super::status::Status;
 use super::surroundings::{Network, StoreOptions};
-use super::{StartError, run_tasks};
+use super::{StartError, run_tasks, withdraw};
 use crate::admin::client::Answer;
 use crate::admin::cluster::join;
 use crate::cluster::{Entrance, KnownBroker};
 use crate::handle::{self, Context};
-use crate::limits;
 use crate::settings::Settings;
 use crate::supervision::{self, Supervisor};
 
@@ -127,12 +126,7 @@ impl Inside {
 
     /// Stops the broker in order.
     pub async fn stop(mut self) {
-        self.status.stop();
-        if self.context.cluster.hand_over().await {
-            tokio::time::sleep(limits::NEXT_LEADER_TOLD).await;
-        }
-        self.supervisor.stop();
-        self.context.groups.stop();
+        withdraw(&self.status, &self.context, &self.supervisor).await;
         self.context.node.stop().await;
         self.context.cluster.stop();
         self.background.shutdown().await;
