@@ -17,6 +17,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod client;
+#[path = "../sim/dice.rs"]
 mod dice;
 mod faults;
 mod gate;

@@ -22,7 +22,7 @@ use ropewalk_shard::{BrokerId, HistoryId, Payload, ShardId};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::dice::Dice;
+use crate::dice::{Dice, mix};
 use crate::mutation::Mutation;
 use crate::trace::Trace;
 
@@ -77,7 +77,7 @@ fn pair(a: i32, b: i32) -> (i32, i32) {
 impl Net {
     pub(crate) fn new(seed: u64, trace: Arc<Trace>, mutation: Option<Mutation>) -> Arc<Self> {
         let state = State {
-            dice: Dice::new(seed ^ 0x6e65_7477),
+            dice: Dice::new(mix(seed ^ 0x6e65_7477)),
             ends: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_session: 1,

@@ -25,7 +25,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
-use crate::dice::Dice;
+use crate::dice::{Dice, mix};
 use crate::gate::Gate;
 use crate::mutation::Mutation;
 use crate::network::{Net, Side};
@@ -87,7 +87,7 @@ impl World {
             oracle: Oracle::default(),
             net: Net::new(seed, Arc::clone(&trace), mutation),
             trace,
-            dice: Mutex::new(Dice::new(seed)),
+            dice: Mutex::new(Dice::new(mix(seed))),
             slots: Mutex::default(),
             mutation,
             is_calm: AtomicBool::new(false),
@@ -309,7 +309,7 @@ impl World {
     /// A hash of everything that was done to the disks.
     pub(crate) fn disks(&self) -> u64 {
         let slots = self.slots.lock();
-        slots.values().fold(0, |hash, slot| crate::dice::mix(hash ^ slot.disk.trace()))
+        slots.values().fold(0, |hash, slot| mix(hash ^ slot.disk.trace()))
     }
 }
 

@@ -35,6 +35,7 @@ mod scenarios;
 mod sending;
 mod steps;
 mod tier;
+mod trace;
 mod traffic;
 mod world;
 

@@ -15,7 +15,7 @@ use ropewalk_shard::send_budget::SendLimits;
 use crate::alteration::Alteration;
 use crate::clients::Client;
 use crate::contest::Contest;
-use crate::dice::{Dice, Trace, mix};
+use crate::dice::{Dice, mix};
 use crate::disk::{Disk, Place, Snapshot};
 use crate::mutation::Mutation;
 use crate::network::Network;
@@ -23,6 +23,7 @@ use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::steps::Steps;
 use crate::tier::{TierWorld, Upload};
+use crate::trace::Trace;
 
 /// Small files, so that a run begins, seals and recycles many.
 const WILD_FILE_BYTES: u64 = 256 << 10;
