@@ -54,5 +54,5 @@ def sub_test(name, sub, tests, log):
     return f"{name}/{sub}", outcome, said
 
 
-for result in main():
-    print(*result, sep="\t")
+# By one write: several passes append to one file at the same time, and an unbuffered print writes each part by itself.
+sys.stdout.write("".join("\t".join(result) + "\n" for result in main()))
