@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use ropewalk_tier::{Remedy, TierError};
+use ropewalk_tier::{Operation, Remedy, TierError};
 use tokio::time::Instant;
 
 use crate::limits;
@@ -30,7 +30,20 @@ struct Failing {
     /// How many failures followed one another.
     count: u32,
     until: Instant,
+    kind: &'static str,
+    operation: Option<Operation>,
     reason: String,
+}
+
+/// The state of the bucket for `GET /v1/broker`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HealthReport {
+    /// Whether the bucket was examined and claimed.
+    pub(crate) is_claimed: bool,
+    /// The last failure: its kind, what was asked of the bucket, and the error.
+    pub(crate) failure: Option<(&'static str, Option<Operation>, String)>,
+    /// What waits to be uploaded.
+    pub(crate) lag: Lag,
 }
 
 /// What waits to be uploaded.
@@ -79,8 +92,8 @@ impl Health {
             None => (now, 1),
         };
         let pause = pause(error.remedy(), count);
-        state.failing =
-            Some(Failing { since, count, until: now + pause, reason: error.to_string() });
+        let (kind, operation, reason) = (error.kind(), error.operation(), error.to_string());
+        state.failing = Some(Failing { since, count, until: now + pause, kind, operation, reason });
         pause
     }
 
@@ -102,6 +115,17 @@ impl Health {
     #[cfg(test)]
     pub(crate) fn lag(&self) -> Lag {
         self.0.lock().lag
+    }
+
+    /// The state of the bucket.
+    pub(crate) fn report(&self) -> HealthReport {
+        let state = self.0.lock();
+        let failure = state.failing.as_ref();
+        HealthReport {
+            is_claimed: !state.is_unprepared,
+            failure: failure.map(|f| (f.kind, f.operation, f.reason.clone())),
+            lag: state.lag,
+        }
     }
 
     /// Why the bucket fails, as one sentence; `None` while it works.
@@ -164,16 +188,22 @@ mod tests {
         for part in ["30 bytes of 2 partitions", "for 4 s", "s3://b did not put n: 503"] {
             assert!(said.contains(part), "{part} is not in {said}");
         }
+        let report = health.report();
+        let (kind, operation, reason) = report.failure.expect("it fails");
+        assert_eq!((kind, operation), ("unavailable", Some(Operation::Put)));
+        assert_eq!(reason, "s3://b did not put n: 503", "without times");
         health.succeeded();
         assert_eq!((health.failure(), health.lag()), (None, lag));
+        assert_eq!(health.report(), HealthReport { is_claimed: true, failure: None, lag });
     }
 
     #[test]
     fn nothing_is_written_before_the_bucket_was_claimed() {
         let health = Health::unprepared();
         assert!(health.is_paused(Instant::now()) && !health.is_backing_off(Instant::now()));
+        assert!(!health.report().is_claimed);
         health.prepared();
-        assert!(!health.is_paused(Instant::now()));
+        assert!(!health.is_paused(Instant::now()) && health.report().is_claimed);
     }
 
     #[test]
