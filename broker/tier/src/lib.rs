@@ -15,7 +15,8 @@
 //! 5. [`Page`] is a part of a manifest in the bucket, for partitions with many objects.
 //! 6. [`TierReader`] reads records through a bounded cache, finds offsets by timestamp, and objects
 //!    by page. [`fetch_footer`] also reads the producers of an object, for a restore.
-//! 7. [`verify`] checks every byte of an object, for a scrubber.
+//! 7. [`verify`] checks every byte of an object, and [`check`](mod@check) a whole bucket, as a
+//!    scrubber does.
 //!
 //! Errors are a [`TierError`], whose [`Remedy`] says what the caller does next, or a
 //! [`FormatError`] of bytes that the caller gave. All bounds are in [`limits`].
@@ -69,14 +70,18 @@
 //!   without a bound, and caches and fetches have bounds in bytes.
 
 mod bucket;
+mod chain;
+pub mod check;
 mod claim;
 mod content;
 mod error;
+mod folders;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 mod format;
 mod identity;
 pub mod limits;
+mod manifest;
 mod names;
 mod object;
 mod page;
@@ -91,8 +96,10 @@ pub use bucket::{
 pub use claim::{Claim, claim, current as current_claim, take_over};
 pub use content::Content;
 pub use error::{Operation, Remedy, TierError};
+pub use folders::{Folder, Folders, Found, list_folders};
 pub use format::FormatError;
 pub use identity::{Identity, Origin};
+pub use manifest::Manifest;
 pub use names::{ClusterId, Kind, Level, Name, NameError, ObjectRef, PageRef, PartitionKey};
 pub use object::{
     Block, EncodeError, EncodedObject, Encoder, EpochStart, Footer, Producer, ProducerBatch, Push,

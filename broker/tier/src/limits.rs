@@ -63,6 +63,12 @@ pub const CLAIM_BYTES_MAX: u64 = 4 << 10;
 /// Size of what is fetched and cached of an object, unless a single block is larger.
 pub const CHUNK_BYTES: u64 = 1 << 20;
 
+/// Most objects that a check reads and verifies at one time. Each takes its size in memory.
+pub const CHECKS_AT_ONCE: usize = 4;
+
+/// Most problems that the report of a check lists. All are counted.
+pub const PROBLEMS_MAX: usize = 10_000;
+
 /// Most bytes of records that one read returns, unless a single batch is larger.
 pub const READ_BYTES_MAX: u64 = 8 << 20;
 
