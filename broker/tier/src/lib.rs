@@ -17,6 +17,7 @@
 //!    by page. [`fetch_footer`] also reads the producers of an object, for a restore.
 //! 7. [`verify`] checks every byte of an object, and [`check`](mod@check) a whole bucket, as a
 //!    scrubber does.
+//! 8. [`rebuild`](mod@rebuild) finds what a partition can be restored from.
 //!
 //! Errors are a [`TierError`], whose [`Remedy`] says what the caller does next, or a
 //! [`FormatError`] of bytes that the caller gave. All bounds are in [`limits`].
@@ -87,6 +88,7 @@ mod object;
 mod page;
 mod probe;
 mod reader;
+pub mod rebuild;
 #[cfg(feature = "testing")]
 pub mod testing;
 

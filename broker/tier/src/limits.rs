@@ -69,6 +69,19 @@ pub const CHECKS_AT_ONCE: usize = 4;
 /// Most problems that the report of a check lists. All are counted.
 pub const PROBLEMS_MAX: usize = 10_000;
 
+/// Most footers that the rebuild of a partition reads for its producers.
+pub const REBUILD_FOOTERS_MAX: usize = 64;
+
+/// Footers that the rebuild of a partition reads at one time.
+pub const REBUILD_READS_AT_ONCE: usize = 8;
+
+/// Age of records before the newest ones whose producers are not restored, milliseconds: one day,
+/// the time after which brokers remove a silent producer by default.
+pub const REBUILD_AGE_MAX_MS: i64 = 24 * 3_600_000;
+
+/// Most producers of a rebuilt partition: as many as a partition keeps.
+pub const REBUILD_PRODUCERS_MAX: usize = 10_000;
+
 /// Most bytes of records that one read returns, unless a single batch is larger.
 pub const READ_BYTES_MAX: u64 = 8 << 20;
 
