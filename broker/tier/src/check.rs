@@ -1,16 +1,17 @@
 //! Checks what a cluster has in a bucket: names, manifests and data against each other.
 //!
 //! ```text
-//! list ─▶ folders of partitions ─▶ pages, manifests ─▶ verdict (pure) ─▶ data of each object
+//! checkpoints ─▶ list ─▶ folders of partitions ─▶ pages ─▶ verdict (pure) ─▶ data of each object
 //! ```
 //!
-//! The list is taken once. A cluster that runs meanwhile adds objects and deletes others, so what
+//! Manifests are those of the newest checkpoints. The list is taken once, after them. A cluster that runs meanwhile adds objects and deletes others, so what
 //! was put or deleted after the list is neither expected nor missed.
 //!
 //! # What is a problem
 //!
 //! - *missing*: a manifest names an object or page that the bucket does not have.
-//! - *damaged*: a checksum is wrong, or an object is not what its name or the manifest says.
+//! - *damaged*: a checksum is wrong, also of a checkpoint, or an object is not what its name or the
+//!   manifest says.
 //! - *gap*: offsets between two objects, or between a manifest and the next object, are in none.
 //! - *overlap*: an object that no manifest names begins before the end of the others, and ends
 //!   after it.
@@ -45,6 +46,7 @@ use crate::folders::{Folder, Folders, list_folders};
 use crate::limits;
 use crate::manifest::{Manifest, ReadPages, read_pages};
 use crate::names::{ClusterId, Name, PartitionKey};
+use crate::newest::{NewestCheckpoints, newest_checkpoints};
 use crate::object::{Footer, verify};
 use crate::reader::fetch_footer;
 
@@ -63,13 +65,42 @@ pub struct CheckOptions {
     pub now_ms: i64,
 }
 
-/// What the newest manifests of a cluster say.
+/// What the newest checkpoints of a cluster say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Manifests {
+struct Manifests {
     /// The manifest of each partition that has one.
-    pub partitions: BTreeMap<PartitionKey, Manifest>,
+    partitions: BTreeMap<PartitionKey, Manifest>,
     /// The topics that exist, if that is known.
-    pub topics: Option<BTreeSet<Uuid>>,
+    topics: Option<BTreeSet<Uuid>>,
+    /// Checkpoints that are damaged.
+    damaged: Vec<Problem>,
+}
+
+impl Manifests {
+    async fn read(bucket: &Bucket, cluster: &ClusterId) -> Result<Self, TierError> {
+        let NewestCheckpoints { catalog, shards, damaged } =
+            newest_checkpoints(bucket, cluster).await?;
+        let topics = catalog.map(|(catalog, _)| catalog.topics);
+        let mut manifests = Self {
+            topics: topics.map(|topics| topics.into_iter().map(|topic| topic.id).collect()),
+            ..Self::default()
+        };
+        for partition in shards.into_iter().flat_map(|(shard, _)| shard.partitions) {
+            if let Some(manifest) = partition.manifest() {
+                let (topic, index) = (partition.topic, partition.index);
+                let key = PartitionKey { cluster: cluster.clone(), topic, index };
+                manifests.partitions.insert(key, manifest);
+            }
+        }
+        manifests.damaged = damaged
+            .into_iter()
+            .map(|(name, why)| {
+                let (kind, name) = (ProblemKind::Damaged, name.to_string());
+                Problem { kind, name, why }
+            })
+            .collect();
+        Ok(manifests)
+    }
 }
 
 /// What a check found.
@@ -83,6 +114,8 @@ pub struct CheckReport {
     pub objects_bytes: u64,
     /// Manifest pages.
     pub pages: u64,
+    /// Checkpoints of the catalog and of shards.
+    pub checkpoints: u64,
     /// Objects and pages that no manifest names, and that are younger than the grace period.
     pub young_orphans: u64,
     /// Bytes that were read from the bucket and verified.
@@ -157,12 +190,24 @@ pub struct CheckProgress {
 pub async fn check(
     bucket: &Bucket,
     cluster: &ClusterId,
-    manifests: &Manifests,
     options: CheckOptions,
     progress: impl Fn(CheckProgress),
 ) -> Result<CheckReport, TierError> {
-    let mut report = CheckReport::default();
-    let Folders { partitions: mut folders, unknown } = list_folders(bucket, cluster).await?;
+    let manifests = Manifests::read(bucket, cluster).await?;
+    check_with(bucket, cluster, manifests, options, progress).await
+}
+
+async fn check_with(
+    bucket: &Bucket,
+    cluster: &ClusterId,
+    mut manifests: Manifests,
+    options: CheckOptions,
+    progress: impl Fn(CheckProgress),
+) -> Result<CheckReport, TierError> {
+    let Folders { partitions: mut folders, checkpoints, unknown } =
+        list_folders(bucket, cluster).await?;
+    let mut report = CheckReport { checkpoints, ..CheckReport::default() };
+    report.add_all(std::mem::take(&mut manifests.damaged));
     report.add_all(unknown.into_iter().map(|name| Problem {
         kind: ProblemKind::Unknown,
         name,

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 
 use crate::bucket::Bucket;
 use crate::error::TierError;
-use crate::names::{ClusterId, Kind, Name, PartitionKey};
+use crate::names::{CheckpointName, ClusterId, Kind, Name, PartitionKey};
 
 /// An object or page in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Folder {
 pub struct Folders {
     /// The folder of each partition that has one.
     pub partitions: BTreeMap<PartitionKey, Folder>,
+    /// Number of checkpoints.
+    pub checkpoints: u64,
     /// Names that this broker does not write.
     pub unknown: Vec<String>,
 }
@@ -46,7 +48,10 @@ pub async fn list_folders(bucket: &Bucket, cluster: &ClusterId) -> Result<Folder
     let mut listed = bucket.list(cluster.as_str());
     while let Some(listed) = listed.try_next().await? {
         let Ok(name) = Name::parse(&listed.name) else {
-            folders.unknown.push(listed.name);
+            match CheckpointName::parse(&listed.name) {
+                Ok(_) => folders.checkpoints += 1,
+                Err(_) => folders.unknown.push(listed.name),
+            }
             continue;
         };
         let folder = folders.partitions.entry(name.partition.clone()).or_default();

@@ -87,6 +87,7 @@ mod identity;
 pub mod limits;
 mod manifest;
 mod names;
+mod newest;
 mod object;
 mod page;
 mod probe;
@@ -115,6 +116,7 @@ pub use names::{
     CheckpointName, CheckpointOf, ClusterId, Kind, Level, Name, NameError, ObjectRef, PageRef,
     PartitionKey,
 };
+pub use newest::{NewestCheckpoints, newest_checkpoints};
 pub use object::{
     Block, EncodeError, EncodedObject, Encoder, EpochStart, Footer, Producer, ProducerBatch, Push,
     Tail, batches, read_tail, tail_range, verify,

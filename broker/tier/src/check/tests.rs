@@ -329,13 +329,13 @@ async fn uploaded() -> Uploaded {
         objects: vec![objects[2].reference],
     };
     let partitions = BTreeMap::from([(key(), manifest)]);
-    Uploaded { bucket, objects, manifests: Manifests { partitions, topics: None } }
+    Uploaded { bucket, objects, manifests: Manifests { partitions, ..Manifests::default() } }
 }
 
 impl Uploaded {
     async fn check(&self, options: CheckOptions) -> CheckReport {
-        let cluster = key().cluster;
-        check(&self.bucket, &cluster, &self.manifests, options, |_| {}).await.unwrap()
+        let (cluster, manifests) = (key().cluster, self.manifests.clone());
+        check_with(&self.bucket, &cluster, manifests, options, |_| {}).await.unwrap()
     }
 
     /// The kinds of problems of a whole and of a quick check.
@@ -373,6 +373,60 @@ async fn a_clean_bucket_is_clean_with_and_without_a_manifest() {
     uploaded.manifests = Manifests::default();
     assert_eq!(uploaded.check(OPTIONS).await, clean);
     assert_eq!(uploaded.kinds().await, [vec![], vec![]]);
+}
+
+/// The same manifest, read from a checkpoint; and without the topic in the catalog.
+#[tokio::test]
+async fn manifests_are_those_of_the_newest_checkpoints() {
+    use crate::checkpoint::*;
+
+    let uploaded = uploaded().await;
+    let cluster = key().cluster;
+    let Manifest { log_start, end, pages, objects } = uploaded.manifests.partitions[&key()].clone();
+    let tier = TierCheckpoint {
+        is_enabled: true,
+        end,
+        dropped: 0,
+        pages,
+        objects,
+        replaced: Vec::new(),
+    };
+    let partition = PartitionCheckpoint {
+        topic: key().topic,
+        index: key().index,
+        log_start,
+        next_offset: 99,
+        leader_epoch: 3,
+        max_timestamp_ms: -1,
+        epochs: Vec::new(),
+        tier: Some(tier),
+    };
+    let put = async |contents: Contents, index: u64| {
+        let origin =
+            CheckpointOrigin { cluster: key().cluster, epoch: 1, history: 7, term: 3, index };
+        let encoded = Checkpoint { origin, written_ms: 5, contents }.encode().unwrap();
+        let name = encoded.name.to_string();
+        uploaded.bucket.put_if_absent(&name, &encoded.content).await.unwrap();
+        name
+    };
+    let shard = ShardCheckpoint { groups: Vec::new(), partitions: vec![partition] };
+    put(Contents::Shard(4, ShardCheckpoint::default()), 1).await;
+    put(Contents::Shard(4, shard), 2).await;
+    assert_eq!(Manifests::read(&uploaded.bucket, &cluster).await.unwrap(), uploaded.manifests);
+    let report = check(&uploaded.bucket, &cluster, OPTIONS, |_| {}).await.unwrap();
+    assert_eq!((report.problems_all(), report.checkpoints, report.objects), (0, 2, 4));
+
+    let catalog = put(Contents::Catalog(CatalogCheckpoint::default()), 1).await;
+    let late = CheckOptions { now_ms: i64::MAX, ..OPTIONS };
+    let report = check(&uploaded.bucket, &cluster, late, |_| {}).await.unwrap();
+    assert_eq!(report.counts, BTreeMap::from([(ProblemKind::Orphan, 5)]));
+    // A damaged checkpoint is a problem, and an older one is used.
+    uploaded.bucket.delete(&catalog).await.unwrap();
+    let damaged = Content::from(Bytes::from_static(b"no checkpoint"));
+    uploaded.bucket.put_if_absent(&catalog, &damaged).await.unwrap();
+    let report = check(&uploaded.bucket, &cluster, OPTIONS, |_| {}).await.unwrap();
+    assert_eq!(report.counts, BTreeMap::from([(ProblemKind::Damaged, 1)]));
+    assert_eq!(report.problems[0].name, catalog);
 }
 
 #[tokio::test]
