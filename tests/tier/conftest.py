@@ -30,6 +30,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "waits" not in item.keywords)
     for item in items:
         if "soak" in item.keywords and not IS_LONG:
             item.add_marker(pytest.mark.skip(reason="only in the long form"))
@@ -69,10 +70,10 @@ def start_cluster(tmp_path, server):
     """Starts clusters on the server. After a failure the ends of their logs are shown."""
     started = []
 
-    def start(count=1, settings=None, **how):
+    def start(count=1, settings=None, wait=True, **how):
         cluster = Cluster(BINARY, tmp_path / f"cluster-{len(started)}", server, count, settings, **how)
         started.append(cluster)
-        return cluster.start()
+        return cluster.start(wait)
 
     yield start
     for cluster in started:

@@ -89,8 +89,10 @@ class Member(Broker):
 class Cluster:
     """Brokers that use one prefix of a bucket, each by a proxy of its own; or a directory, with `url`."""
 
-    def __init__(self, binary, directory, server, count=1, settings=None, prefix="tier", proxied=True, url=None):
+    def __init__(self, binary, directory, server, count=1, settings=None, *, prefix="tier", proxied=True, url=None,
+                 cluster_id=brokers.CLUSTER_ID):
         self.binary, self.server, self.prefix, self.url = binary, server, prefix, url
+        self.id = cluster_id
         self.directory = pathlib.Path(directory)
         self.directory.mkdir()
         self.settings = {**SOON, **(settings or {})}
@@ -102,7 +104,7 @@ class Cluster:
         for number in numbers if url is None else ():
             endpoint = self.proxies[number].endpoint if proxied else f"http://{server.address}"
             given.append(f"{number}:ropewalk.tier.endpoint={endpoint}")
-        brokers.write(self.directory, 1, ports, given)
+        brokers.write(self.directory, 1, ports, given, cluster_id)
         self.members = [
             Member(binary, number, self.directory, f"127.0.0.1:{kafka}", f"127.0.0.1:{admin}")
             for number, (kafka, admin, _) in zip(numbers, ports)
@@ -117,12 +119,13 @@ class Cluster:
             "ropewalk.tier.secret.access.key.file": self.server.keys / "secret",
         }
 
-    def start(self):
+    def start(self, wait=True):
         for proxy in self.proxies.values():
             proxy.__enter__()
         for member in self.members:
             member.start(wait=False)
-        self.wait_until_whole()
+        if wait:
+            self.wait_until_whole()
         return self
 
     def close(self):
@@ -148,11 +151,15 @@ class Cluster:
         return member
 
     def wait_until_whole(self):
-        for member in self.members:
-            if not member.is_running():
-                raise AssertionError(f"broker {member.number} ended: {member.log()[-2000:]}")
         admins = [member.admin for member in self.members]
-        wait_for("the cluster is whole", SECONDS_MAX, lambda: brokers.not_whole(admins), every=0.1)
+
+        def obstacle():
+            for member in self.members:
+                if not member.is_running():
+                    raise AssertionError(f"broker {member.number} ended: {member.log()[-2000:]}")
+            return brokers.not_whole(admins)
+
+        wait_for("the cluster is whole", SECONDS_MAX, obstacle, every=0.1)
 
     def repair(self):
         """All brokers run, and no proxy makes trouble."""

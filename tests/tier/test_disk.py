@@ -108,6 +108,7 @@ def check_all(cluster, load):
     return count
 
 
+@pytest.mark.waits
 def test_more_passes_than_the_disk_holds(small_disk, start_cluster, note):
     cluster = start_cluster(settings={**SETTINGS, "1:log.dirs": small_disk.path / "data"}, proxied=False)
     cluster.create(TOPIC, CONFIG, PARTITIONS)

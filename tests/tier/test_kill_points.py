@@ -78,7 +78,7 @@ class Case:
     def objects(self):
         """The ranges of its objects in the bucket, in order."""
         bucket = self.cluster.bucket()
-        names = [name for name in bucket.names(f"{brokers.CLUSTER_ID}/{self.id}/{self.partition:05}/") if ".rwo" in name]
+        names = [name for name in bucket.names(f"{self.cluster.id}/{self.id}/{self.partition:05}/") if ".rwo" in name]
         bucket.close()
         return [tuple(map(int, name.rpartition("/")[2].split("-")[:2])) for name in names]
 
