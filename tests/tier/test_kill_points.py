@@ -15,6 +15,7 @@ import time
 import uuid
 
 import brokers
+import metadata
 import pytest
 from conftest import BINARY, IS_LONG, end, make
 from harness import (
@@ -41,8 +42,8 @@ MODES = (RESTART, TAKEOVER, BOTH)
 
 WAITING = {"remote.log.copy.disable": "true"}
 NOT_WAITING = {"remote.log.copy.disable": "false"}
-# Partitions of a topic of three brokers: each of them leads one.
-PARTITIONS = 12
+# Partitions of a topic of three brokers: each of them leads some.
+PARTITIONS = 24
 # The pass after the one that drops objects deletes them, all in the same one.
 SETTINGS = {"log.retention.check.interval.ms": 1000, "ropewalk.tier.delete.grace.ms": 1500}
 UNLINK_DELAYED_US = 120_000_000
@@ -65,11 +66,8 @@ class Case:
         config = COPIED if self.point in (ADDED, LOCAL_DELETE) else MOVED
         self.cluster.create(self.topic, {**config, **(WAITING if self.point in UPLOADS else {})}, partitions)
 
-    def choose(self, victim, partitions):
-        """Takes the first partition that the victim leads."""
-        led = [at for at in range(partitions) if self.cluster.leader(self.topic, at) is victim]
-        assert led, f"broker {victim.number} leads no partition of {self.topic}"
-        self.partition = led[0]
+    def take(self, partition):
+        self.partition = partition
         described = self.cluster.admin.describe_topics(_names([self.topic]))[self.topic].result(30)
         self.id = topic_id(described)
         self.folder = f"/{self.id}/{self.partition:05}/"
@@ -161,9 +159,8 @@ class Round:
         partitions = PARTITIONS if count > 1 else 1
         for case in self.cases.values():
             case.create(partitions)
-        self.victim = self.cluster.leader(next(iter(self.cases.values())).topic)
+        self.choose()
         for case in self.cases.values():
-            case.choose(self.victim, partitions)
             case.writer.send(RECORDS if case.point in (*UPLOADS, ADDED) else RECORDS_OF_SEVERAL)
         for case in self.cases.values():
             case.writer.wait()
@@ -176,6 +173,24 @@ class Round:
                 case.wait_until_uploaded()
         for case in self.of(LOCAL_DELETE):
             self.wait_for_local_delete()
+
+    def choose(self):
+        """The victim is the first broker that leads a partition of every topic."""
+        topics = [case.topic for case in self.cases.values()]
+
+        def obstacle():
+            view = metadata.ask(self.cluster.members[0].kafka, topics)
+            for member in self.cluster.members:
+                led = {topic: [at for at, of in sorted(view.topics.get(topic, {}).items()) if of.leader == member.number]
+                       for topic in topics}
+                if all(led.values()):
+                    self.victim = member
+                    for case in self.cases.values():
+                        case.take(led[case.topic][0])
+                    return None
+            return "no broker leads a partition of every topic"
+
+        wait_for("a broker leads a partition of every topic", SECONDS_MAX, obstacle)
 
     def reach(self):
         """All points at the same time."""

@@ -104,7 +104,6 @@ def test_a_bucket_that_does_not_answer(cluster, note):
         writer.write(100)
         time.sleep(0.1)
     check_records(writer)
-    assert cluster.member.metric("ropewalk_tier_not_uploaded_seconds") > 0
     cluster.proxy.remove(rule)
     note(f"silent for {time.monotonic() - began:.1f} s, uploads went on {is_over(cluster, writer):.1f} s after it")
 
