@@ -86,7 +86,8 @@ async fn s3_objects_are_put_once_read_listed_and_deleted() {
         assert!(matches!(refused, TierError::Damaged { .. }), "{refused}");
     }
     let listed = list(&bucket, "a").await;
-    assert_eq!(listed, [Listed { name: "a/b".to_owned(), size_bytes: 12 }]);
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].name.as_str(), listed[0].size_bytes), ("a/b", 12));
     bucket.delete("a/b").await.unwrap();
     bucket.delete("a/b").await.unwrap();
     assert_eq!(bucket.size_bytes("a/b").await.unwrap(), None);

@@ -462,6 +462,9 @@ impl Cell {
             Effect::LocalStart { partition, offset } => {
                 self.logs[&partition].set_local_start(offset);
             }
+            Effect::Restored { partition, log_start, end } => {
+                self.logs[&partition].restore(log_start, end);
+            }
             Effect::Committed { .. }
             | Effect::GroupChanged(_)
             | Effect::TierChanged(_)

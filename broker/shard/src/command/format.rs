@@ -6,7 +6,7 @@
 use super::{CatalogCommand, ChangeTier, Command, ShardCommand, TierChange};
 
 /// The newest format that this broker reads: the feature level that it reports to the catalog.
-pub const FORMAT_MAX: u8 = 8;
+pub const FORMAT_MAX: u8 = 9;
 
 /// The newest format that is written at any feature level. A broker that reads no more than this
 /// forms a cluster of one.
@@ -57,6 +57,7 @@ fn of_tier_change(change: &TierChange) -> u8 {
         | TierChange::SetLocalStart(_)
         | TierChange::DropObjects { .. }
         | TierChange::ObjectsDeleted { .. } => 8,
+        TierChange::Restore(_) => 9,
     }
 }
 
