@@ -1,5 +1,5 @@
-//! How long a shard has no leader after its process has ended, and after it hears nobody any more.
-//! The times are those of the simulated clock.
+//! How long a shard has no leader after its process has ended, and after it receives nothing any
+//! more. The times are those of the simulated clock.
 
 use ropewalk_shard::limits::{ELECTION_TICKS, TICK_MS, TURN_TICKS};
 
@@ -62,7 +62,7 @@ fn taken_for_ended(seed: u64, mutation: Option<Mutation>) -> Result<(), String> 
     world.finish()
 }
 
-/// A leader that is heard and hears nobody gives up and asks another one to lead.
+/// A leader that is heard and receives nothing gives up and asks another one to lead.
 fn deaf(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
     let mut world = World::calm(seed, 3, mutation);
     let leader = world.elect();
@@ -88,6 +88,6 @@ fn a_leader_that_is_taken_for_ended_by_one_follower_goes_on() {
 }
 
 #[test]
-fn a_leader_that_hears_nobody_is_followed_after_one_election_timeout() {
+fn a_leader_that_receives_nothing_is_followed_after_one_election_timeout() {
     holds(deaf, &[]);
 }
