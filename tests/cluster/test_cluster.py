@@ -9,12 +9,15 @@ import sys
 import tempfile
 import time
 import unittest
+from collections import Counter
+from types import SimpleNamespace
 
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
 import certificates  # noqa: E402
 import clock  # noqa: E402
 import disk  # noqa: E402
+import elections  # noqa: E402
 import growth  # noqa: E402
 import metadata  # noqa: E402
 import network  # noqa: E402
@@ -41,6 +44,23 @@ class Waiting(unittest.TestCase):
     def test_a_wait_that_takes_too_long_says_what_for_and_what_is_missing(self):
         with self.assertRaisesRegex(waiting.TooLate, "all is there: not after 0 s: broker 3"):
             waiting.wait_for("all is there", 0, lambda: "broker 3", every=0.001)
+
+
+class Elections(unittest.TestCase):
+    def test_a_leader_that_the_catalog_moved_is_no_election(self):
+        before = {0: (1, 2), 1: (1, 2), 2: (1, 2), 3: (1, 2), 4: (1, 2), 5: (1, 2)}
+        after = {0: (1, 2), 1: (3, 3), 2: (3, 3), 3: (2, 4), 4: (None, None)}
+        elected = elections.elected(before, after, Counter({1: 1, 3: 1, 4: 1, 5: 1}))
+        self.assertEqual({2: ((1, 2), (3, 3)), 3: ((1, 2), (2, 4)), 4: ((1, 2), (None, None)), 5: ((1, 2), None)}, elected)
+
+    def test_the_moves_of_the_catalog_are_read_from_the_logs_of_all_brokers(self):
+        with tempfile.TemporaryDirectory() as folder:
+            lines = {1: "placing replicas step=Transfer { shard: ShardId(21), to: ReplicaId(72) }\n" * 2,
+                     2: "placing replicas step=Promote { shard: ShardId(22), replica: ReplicaId(73) }\n"}
+            nodes = [SimpleNamespace(log_path=pathlib.Path(folder, str(number))) for number in lines]
+            for node, text in zip(nodes, lines.values()):
+                node.log_path.write_text(text)
+            self.assertEqual({21: 2}, elections.moves(SimpleNamespace(nodes=nodes)))
 
 
 class Metadata(unittest.TestCase):

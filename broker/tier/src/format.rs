@@ -3,6 +3,8 @@
 //! Invariant: no length or count that was read sizes an allocation before it is known to fit into
 //! the bytes that are there.
 
+use uuid::Uuid;
+
 /// Why bytes are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
@@ -101,6 +103,19 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn u8(&mut self) -> Result<u8, FormatError> {
         self.array().map(u8::from_le_bytes)
+    }
+
+    /// A byte that is 0 or 1.
+    pub(crate) fn flag(&mut self) -> Result<bool, FormatError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            byte => Err(FormatError::invalid(self.what, format!("a flag of it is {byte}"))),
+        }
+    }
+
+    pub(crate) fn uuid(&mut self) -> Result<Uuid, FormatError> {
+        self.array().map(Uuid::from_bytes)
     }
 
     pub(crate) fn u32(&mut self) -> Result<u32, FormatError> {

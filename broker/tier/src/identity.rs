@@ -6,8 +6,6 @@
 //! length of the cluster id u8, cluster id
 //! ```
 
-use uuid::Uuid;
-
 use crate::format::{Fields, FormatError};
 use crate::limits;
 use crate::names::{ClusterId, Kind, Name, PartitionKey};
@@ -51,27 +49,21 @@ impl Identity {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let cluster = self.partition.cluster.as_str().as_bytes();
         out.extend(self.partition.topic.as_bytes());
         out.extend(self.partition.index.to_le_bytes());
         out.extend(self.base.to_le_bytes());
         out.extend(self.end.to_le_bytes());
         out.extend(self.origin.history.to_le_bytes());
         out.extend(self.origin.term.to_le_bytes());
-        out.push(cluster.len() as u8);
-        out.extend(cluster);
+        put_cluster_id(out, &self.partition.cluster);
     }
 
     pub(crate) fn decode(what: &'static str, fields: &mut Fields<'_>) -> Result<Self, FormatError> {
-        let topic = Uuid::from_slice(fields.take(16)?).expect("a UUID has 16 bytes");
+        let topic = fields.uuid()?;
         let index = fields.i32()?;
         let (base, end) = (fields.i64()?, fields.i64()?);
         let origin = Origin { history: fields.u64()?, term: fields.u64()? };
-        let length = fields.u8()?;
-        let cluster = str::from_utf8(fields.take(usize::from(length))?)
-            .map_err(|error| FormatError::invalid(what, error.to_string()))?;
-        let cluster = ClusterId::new(cluster)
-            .map_err(|error| FormatError::invalid(what, error.to_string()))?;
+        let cluster = take_cluster_id(what, fields)?;
         if index < 0 || base < 0 || base >= end {
             let why = format!("it names partition {index}, offsets {base} to {end}");
             return Err(FormatError::invalid(what, why));
@@ -97,4 +89,21 @@ impl Identity {
         );
         Err(FormatError::invalid(what, why))
     }
+}
+
+/// The length of a cluster id in one byte, and the id.
+pub(crate) fn put_cluster_id(out: &mut Vec<u8>, cluster: &ClusterId) {
+    let cluster = cluster.as_str().as_bytes();
+    out.push(cluster.len() as u8);
+    out.extend(cluster);
+}
+
+pub(crate) fn take_cluster_id(
+    what: &'static str,
+    fields: &mut Fields<'_>,
+) -> Result<ClusterId, FormatError> {
+    let length = fields.u8()?;
+    let cluster = str::from_utf8(fields.take(usize::from(length))?)
+        .map_err(|error| FormatError::invalid(what, error.to_string()))?;
+    ClusterId::new(cluster).map_err(|error| FormatError::invalid(what, error.to_string()))
 }

@@ -16,6 +16,8 @@
 //! 6. [`TierReader`] reads records through a bounded cache, finds offsets by timestamp, and objects
 //!    by page. [`fetch_footer`] also reads the producers of an object, for a restore.
 //! 7. [`verify`] checks every byte of an object, for a scrubber.
+//! 8. [`Checkpoint`] is what a restore of a lost cluster needs beside the objects: the topics, and
+//!    for each shard the offsets of groups and the manifests of its partitions.
 //!
 //! Errors are a [`TierError`], whose [`Remedy`] says what the caller does next, or a
 //! [`FormatError`] of bytes that the caller gave. All bounds are in [`limits`].
@@ -69,6 +71,7 @@
 //!   without a bound, and caches and fetches have bounds in bytes.
 
 mod bucket;
+mod checkpoint;
 mod claim;
 mod content;
 mod error;
@@ -88,12 +91,21 @@ pub mod testing;
 pub use bucket::{
     AddressStyle, Bucket, BucketCounts, BucketSettings, BucketUrl, Credentials, Listed, PutOutcome,
 };
+pub use checkpoint::{
+    CatalogCheckpoint, Checkpoint, CheckpointOrigin, Configs, ConfigsOf, Contents,
+    EncodedCheckpoint, GroupOffset, GroupOffsets, ListedCheckpoint, PartitionCheckpoint,
+    PartitionHome, ShardCheckpoint, TierCheckpoint, TopicCheckpoint, list_checkpoints,
+    read_checkpoint,
+};
 pub use claim::{Claim, claim, current as current_claim, take_over};
 pub use content::Content;
 pub use error::{Operation, Remedy, TierError};
 pub use format::FormatError;
 pub use identity::{Identity, Origin};
-pub use names::{ClusterId, Kind, Level, Name, NameError, ObjectRef, PageRef, PartitionKey};
+pub use names::{
+    CheckpointName, CheckpointOf, ClusterId, Kind, Level, Name, NameError, ObjectRef, PageRef,
+    PartitionKey,
+};
 pub use object::{
     Block, EncodeError, EncodedObject, Encoder, EpochStart, Footer, Producer, ProducerBatch, Push,
     Tail, batches, read_tail, tail_range, verify,

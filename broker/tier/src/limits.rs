@@ -38,6 +38,10 @@ pub const PAGE_ENTRIES_MAX: u32 = 4096;
 /// Largest manifest page in bytes. [`PAGE_ENTRIES_MAX`] entries fit.
 pub const PAGE_BYTES_MAX: u64 = 512 << 10;
 
+/// Largest checkpoint in bytes. That of a shard has room for 500,000 offsets of groups, that of the
+/// catalog for 400,000 small topics.
+pub const CHECKPOINT_BYTES_MAX: u64 = 64 << 20;
+
 /// Attempts of one operation on a bucket, while the store is unavailable.
 pub const ATTEMPTS_MAX: u32 = 4;
 

@@ -1,4 +1,5 @@
-//! Names of objects and manifest pages in a bucket, below its prefix.
+//! Names of objects and manifest pages in a bucket, below its prefix. Those of checkpoints are in
+//! `checkpoint`.
 //!
 //! ```text
 //! CLUSTER/TOPIC/PARTITION/BASE-END-HISTORY-TERM-DIGEST.rwo    an object
@@ -24,6 +25,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::limits;
+
+mod checkpoint;
+
+pub use checkpoint::{CheckpointName, CheckpointOf};
 
 /// The id of a cluster: 1 to 63 letters, digits, `-` and `_`, as Kafka's are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,8 +68,8 @@ pub enum NameError {
          hyphens and underscores"
     )]
     ClusterId(String),
-    /// Not the name of an object or page of this cluster format.
-    #[error("{0:?} is not the name of an object or manifest page")]
+    /// Not the name of an object, page or checkpoint.
+    #[error("{0:?} is not the name of an object, manifest page or checkpoint")]
     Unknown(String),
 }
 

@@ -172,10 +172,7 @@ impl Page {
         let mut out = Vec::new();
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
-        out.push(match level {
-            Level::Objects => 0,
-            Level::Pages => 1,
-        });
+        put_level(&mut out, level);
         self.identity.encode(&mut out);
         out.extend((self.entries.len() as u32).to_le_bytes());
         match &self.entries {
@@ -229,11 +226,7 @@ impl Page {
             return Err(FormatError::Checksum { what: WHAT });
         }
         let mut fields = Fields::new(WHAT, summed.get(FRONT_BYTES..).unwrap_or_default());
-        let level = match fields.u8()? {
-            0 => Level::Objects,
-            1 => Level::Pages,
-            level => return Err(FormatError::invalid(WHAT, format!("its level is {level}"))),
-        };
+        let level = take_level(&mut fields)?;
         let identity = Identity::decode(WHAT, &mut fields)?;
         let mut base = identity.base;
         let entries = match level {
@@ -293,7 +286,22 @@ pub(crate) fn seal(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn put_object(out: &mut Vec<u8>, object: &ObjectRef) {
+pub(crate) fn put_level(out: &mut Vec<u8>, level: Level) {
+    out.push(match level {
+        Level::Objects => 0,
+        Level::Pages => 1,
+    });
+}
+
+pub(crate) fn take_level(fields: &mut Fields<'_>) -> Result<Level, FormatError> {
+    match fields.u8()? {
+        0 => Ok(Level::Objects),
+        1 => Ok(Level::Pages),
+        level => Err(FormatError::invalid(WHAT, format!("its level is {level}"))),
+    }
+}
+
+pub(crate) fn put_object(out: &mut Vec<u8>, object: &ObjectRef) {
     out.extend(object.end.to_le_bytes());
     out.extend(object.history.to_le_bytes());
     out.extend(object.term.to_le_bytes());
@@ -304,7 +312,10 @@ fn put_object(out: &mut Vec<u8>, object: &ObjectRef) {
 }
 
 /// Reads the entry that begins at `base`, and moves `base` to its end.
-fn take_object(fields: &mut Fields<'_>, base: &mut i64) -> Result<ObjectRef, FormatError> {
+pub(crate) fn take_object(
+    fields: &mut Fields<'_>,
+    base: &mut i64,
+) -> Result<ObjectRef, FormatError> {
     let object = ObjectRef {
         base: *base,
         end: fields.i64()?,
@@ -319,7 +330,7 @@ fn take_object(fields: &mut Fields<'_>, base: &mut i64) -> Result<ObjectRef, For
     Ok(object)
 }
 
-fn put_page(out: &mut Vec<u8>, page: &PageRef) {
+pub(crate) fn put_page(out: &mut Vec<u8>, page: &PageRef) {
     out.extend(page.end.to_le_bytes());
     out.extend(page.history.to_le_bytes());
     out.extend(page.term.to_le_bytes());
@@ -331,7 +342,7 @@ fn put_page(out: &mut Vec<u8>, page: &PageRef) {
 }
 
 /// Reads the entry that begins at `base`, and moves `base` to its end.
-fn take_page(fields: &mut Fields<'_>, base: &mut i64) -> Result<PageRef, FormatError> {
+pub(crate) fn take_page(fields: &mut Fields<'_>, base: &mut i64) -> Result<PageRef, FormatError> {
     let page = PageRef {
         level: Level::Objects,
         base: *base,

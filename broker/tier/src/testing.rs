@@ -1,8 +1,9 @@
-//! Objects and pages with changed bytes whose checksums are corrected, for fuzz targets.
+//! Objects, pages and checkpoints with changed bytes whose checksums are corrected, for fuzz targets.
 
 use ropewalk_batch::{Builder, StampedBatch};
 use uuid::Uuid;
 
+use crate::checkpoint::Checkpoint;
 use crate::identity::Origin;
 use crate::names::{ClusterId, PartitionKey};
 use crate::object::{self, Encoder, Push, Tail};
@@ -56,6 +57,18 @@ pub fn survive_page(bytes: &[u8]) {
     let page = crate::page::seal(bytes);
     if let Some(decoded) = Page::of_any_name(&page) {
         assert_eq!(decoded.encode().content.to_bytes(), page);
+    }
+}
+
+/// Decodes a checkpoint that has these bytes behind its magic and version, with a valid checksum.
+///
+/// # Panics
+/// When a checkpoint is not the same after encoding.
+pub fn survive_checkpoint(bytes: &[u8]) {
+    let sealed = crate::checkpoint::seal(bytes);
+    if let Ok(decoded) = Checkpoint::read(&sealed) {
+        let encoded = decoded.encode().expect("what was read is not larger when it is written");
+        assert_eq!(encoded.content.to_bytes(), sealed);
     }
 }
 

@@ -260,6 +260,11 @@ impl Broker {
         self.now_ms
     }
 
+    /// The term in which the shard's next command will be written.
+    pub(crate) fn term(&self, shard: ShardId) -> u64 {
+        self.shards[&shard].core.replica().hard_state().term
+    }
+
     pub(crate) fn pass(&mut self, ms: i64) {
         self.now_ms += ms;
     }
