@@ -6,7 +6,7 @@
 use super::{CatalogCommand, ChangeTier, Command, ShardCommand, TierChange};
 
 /// The newest format that this broker reads: the feature level that it reports to the catalog.
-pub const FORMAT_MAX: u8 = 8;
+pub const FORMAT_MAX: u8 = 9;
 
 /// The newest format that is written at any feature level. A broker that reads no more than this
 /// forms a cluster of one.
@@ -83,5 +83,6 @@ fn of_catalog_command(command: &CatalogCommand) -> u8 {
         | CatalogCommand::SetRole { .. }
         | CatalogCommand::RemoveReplica { .. } => 6,
         CatalogCommand::ChangeStanding { .. } => 7,
+        CatalogCommand::RecordClaim(_) => 9,
     }
 }
