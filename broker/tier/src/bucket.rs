@@ -81,6 +81,8 @@ pub struct Listed {
     pub name: String,
     /// Size of the object.
     pub size_bytes: u64,
+    /// When it was put by the clock of the store, Unix milliseconds.
+    pub modified_ms: i64,
 }
 
 /// What an object is, compared with some content.
@@ -367,7 +369,11 @@ impl Bucket {
     fn listed(&self, meta: &object_store::ObjectMeta) -> Listed {
         let path = meta.location.as_ref();
         let name = path.strip_prefix(self.shared.prefix.as_ref()).unwrap_or(path);
-        Listed { name: name.trim_start_matches('/').to_owned(), size_bytes: meta.size }
+        Listed {
+            name: name.trim_start_matches('/').to_owned(),
+            size_bytes: meta.size,
+            modified_ms: meta.last_modified.timestamp_millis(),
+        }
     }
 
     /// Deletes an object; it is no error if there is none. In a bucket with versions S3 keeps the
