@@ -7,6 +7,10 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use ropewalk_broker::settings::Endpoint;
 
+mod tier;
+
+pub(crate) use tier::{BucketFlags, Tier, TierCheck};
+
 /// A durable message queue for any Kafka client.
 #[derive(Debug, Parser)]
 #[command(
@@ -74,6 +78,9 @@ pub(crate) enum Command {
     /// Find damage in a data directory that no broker uses, and repair the rest by accepting the
     /// loss.
     Repair(Repair),
+    /// Check the older records that a cluster has in a bucket.
+    #[command(subcommand)]
+    Tier(Tier),
 }
 
 impl LogFormat {
@@ -372,7 +379,7 @@ mod tests {
         let mut command = Flags::command();
         let help = |command: &mut clap::Command| command.render_long_help().to_string();
         let mut all = help(&mut command);
-        for name in ["dev", "run", "format", "probe", "cluster"] {
+        for name in ["dev", "run", "format", "probe", "cluster", "tier"] {
             let sub = command.find_subcommand_mut(name).expect("it is there");
             for argument in sub.get_arguments() {
                 assert!(argument.get_help().is_some(), "{name} {}", argument.get_id());

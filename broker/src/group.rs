@@ -13,6 +13,7 @@ pub(crate) mod subscription;
 pub(crate) mod assignment;
 pub(crate) mod expiry;
 
+pub(crate) use coordinator::PendingCommit;
 pub use coordinator::{Coordinator, Options};
 
 use std::fmt;

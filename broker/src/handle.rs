@@ -227,7 +227,12 @@ static ROUTES: &[Route] = &[
     route!(fetch_request::FetchRequest, 4..=18, Parked, fetch::handle),
     route!(list_offsets_request::ListOffsetsRequest, 1..=11, Alone, list_offsets::handle),
     route!(metadata_request::MetadataRequest, 0..=13, Alone, metadata::handle),
-    route!(offset_commit_request::OffsetCommitRequest, 2..=10, Alone, offset_commit::handle),
+    staged_route!(
+        offset_commit_request::OffsetCommitRequest,
+        2..=10,
+        2..=10,
+        offset_commit::propose
+    ),
     route!(offset_fetch_request::OffsetFetchRequest, 1..=10, Alone, offset_fetch::handle),
     route!(
         find_coordinator_request::FindCoordinatorRequest,

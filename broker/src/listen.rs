@@ -7,9 +7,9 @@
 //!
 //! # Invariants
 //!
-//! - **O2** responses on one connection leave in the order of its requests. A Produce may begin
-//!   while others of its connection are in progress ([`Turn::Pipelined`]); any other request begins
-//!   when all before it are answered.
+//! - **O2** responses on one connection leave in the order of its requests. A Produce or an
+//!   OffsetCommit may begin while others of its connection are in progress ([`Turn::Pipelined`]);
+//!   any other request begins when all before it are answered.
 //! - **R1** no length from the network sizes an allocation; the bytes in progress are bounded, per
 //!   connection and in total; an idle connection holds no buffer; a client that is too slow to send
 //!   a frame or to receive a response is disconnected. Of a response that is read while it is sent,

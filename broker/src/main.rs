@@ -14,6 +14,7 @@ mod cluster_change;
 mod dev;
 mod run;
 mod repair;
+mod tier_check;
 mod termination;
 
 use flags::Flags;

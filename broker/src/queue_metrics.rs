@@ -100,6 +100,7 @@ impl QueueMetrics {
                 | Effect::LogStart { .. }
                 | Effect::LocalStart { .. }
                 | Effect::TierChanged(_)
+                | Effect::Restored { .. }
                 | Effect::GroupChanged(_)
                 | Effect::CatalogChanged(_) => {}
             }

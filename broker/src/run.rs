@@ -20,11 +20,12 @@ use crate::cluster_id::new_cluster_id;
 use crate::cluster_status;
 use crate::config_file::{from_file, read_settings};
 use crate::dev;
-use crate::flags::{Cluster, Command, Dev, Flags, Format, LogFormat, Run};
+use crate::flags::{Cluster, Command, Dev, Flags, Format, LogFormat, Run, Tier};
 use crate::probe::probe;
 use crate::repair;
 use crate::stop::Stop;
 use crate::termination::TerminationMessage;
+use crate::tier_check::tier_check;
 
 /// Runs the command that the flags name.
 pub(crate) fn run(flags: Flags, termination: &TerminationMessage) -> Result<(), Stop> {
@@ -48,6 +49,7 @@ pub(crate) fn run(flags: Flags, termination: &TerminationMessage) -> Result<(), 
             print!("{}", runtime()?.block_on(cluster_change::change(change))?);
             return Ok(());
         }
+        Command::Tier(Tier::Check(flags)) => return runtime()?.block_on(tier_check(flags)),
         Command::Probe(flags) => {
             let timeout = Duration::from_secs(flags.timeout_seconds);
             println!("{}", probe(&flags.bootstrap, &flags.topic, timeout)?);

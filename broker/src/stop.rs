@@ -8,6 +8,7 @@ use ropewalk_broker::settings::Invalid;
 use ropewalk_node::NodeError;
 use ropewalk_store::directory::DirectoryError;
 use ropewalk_store::repair::RepairError;
+use ropewalk_tier::TierError;
 
 /// The reason why the process ends other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,12 @@ pub(crate) enum Stop {
     /// The data directory has damage that was not repaired.
     #[error("{0}")]
     Damaged(String),
+    /// A bucket has problems that a check found.
+    #[error("{0}")]
+    TierProblems(String),
+    /// A bucket cannot be used.
+    #[error(transparent)]
+    Tier(#[from] TierError),
     /// A basic call to the operating system failed.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -54,18 +61,29 @@ impl Stop {
     /// The exit code: one for each reaction that a supervisor or a person can choose.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::Config { .. } | Self::Usage(_) => 2,
-            Self::Start(StartError::Node(error)) if is_in_use(error) => 3,
-            Self::Start(StartError::Bind { .. }) => 6,
-            Self::Start(StartError::Peers(_) | StartError::Tier(_)) => 2,
-            Self::Start(StartError::System(_)) => 1,
-            Self::Start(StartError::Node(NodeError::Empty(_))) => 7,
+            Self::Settings(_) | Self::Config { .. } | Self::Usage(_) | Self::Tier(_) => 2,
+            Self::Start(error) => of_start(error),
             Self::Repair(RepairError::Directory(DirectoryError::InUse(_))) => 3,
             Self::Repair(RepairError::OtherVoters { .. }) => 8,
-            Self::Start(_) | Self::Repair(_) => 4,
+            Self::Repair(_) => 4,
             Self::Damaged(_) => 8,
-            Self::System(_) | Self::Cluster(_) | Self::Probe(_) => 1,
+            Self::System(_) | Self::Cluster(_) | Self::Probe(_) | Self::TierProblems(_) => 1,
         }
+    }
+}
+
+fn of_start(error: &StartError) -> u8 {
+    match error {
+        StartError::Node(error) if is_in_use(error) => 3,
+        StartError::Bind { .. } => 6,
+        StartError::Peers(_) | StartError::Tier(_) => 2,
+        StartError::System(_) => 1,
+        StartError::Node(NodeError::Empty(_)) => 7,
+        StartError::Node(_)
+        | StartError::OtherBroker { .. }
+        | StartError::Opening(_)
+        | StartError::Join(_)
+        | StartError::CatalogDamaged(_) => 4,
     }
 }
 
@@ -89,6 +107,7 @@ mod tests {
         let voters = "replica 2".to_owned();
         let others = RepairError::OtherVoters { shard: ropewalk_shard::ShardId(1), voters };
         assert_eq!(code(Stop::Repair(others)), 8);
+        assert_eq!(code(Stop::TierProblems("x".into())), 1);
         let source = io::Error::from(io::ErrorKind::AddrInUse);
         assert_eq!(code(Stop::Start(StartError::Bind { address: "x".into(), source })), 6);
     }

@@ -54,6 +54,7 @@ def check(history):
             log.read[partition].add(offset)
     found += failed_or_never_sent(history, log)
     found += log.contradictions()
+    found += log.duplicates(history)
     found += lost(history, log)
     found += gaps(log)
     for process, lines in history.consumers.items():
@@ -97,10 +98,22 @@ class Log:
             for offset, seen in values.items():
                 if len(seen) > 1:
                     yield Anomaly("inconsistent-offset", f"{partition} at {offset}: {' and '.join(map(repr, seen))}")
+
+    def duplicates(self, history):
+        sent = {(send["partition"], send["value"]): send for send in history.sends}
         for partition, offsets in self.offsets.items():
             for value, seen in offsets.items():
                 if len(seen) > 1:
-                    yield Anomaly("duplicate", f"{value!r} in {partition} at {' and at '.join(map(str, sorted(seen)))}")
+                    what = f"{value!r} in {partition} at {' and at '.join(map(str, sorted(seen)))}"
+                    yield Anomaly("duplicate", what + new_epochs(history, sent.get((partition, value))))
+
+
+def new_epochs(history, send):
+    """Why the producer of a record began new epochs while the record was on its way: a broker cannot recognize what was
+    stored in an older one. A broker that gives a producer a reason to do so is at fault all the same."""
+    whys = [epoch["why"] for epoch in history.epochs if send and epoch["process"] == send["process"]
+            and send["began"] <= epoch["began"] <= send["ended"]]
+    return f"; {send['process']} began a new epoch meanwhile: {'; '.join(whys)}" if whys else ""
 
 
 def failed_or_never_sent(history, log):

@@ -34,18 +34,31 @@ def named(topic, partition):
     return f"{topic}/{partition}"
 
 
+class Epochs(logging.Handler):
+    """Keeps what librdkafka says of its producer epochs, and records when it begins a new one."""
+
+    def __init__(self, recorder, path):
+        super().__init__()
+        self.recorder, self.file = recorder, open(path, "w", buffering=1)
+
+    def emit(self, record):
+        text = record.getMessage()
+        self.file.write(f"{now()} {text}\n")
+        if "epoch bump" in text:
+            self.recorder.write("epoch", now(), why=text)
+
+
 def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec="none", pace=Pace(50, 0.002), progress=None):
     """Beside the history is a file that says when librdkafka waits for outstanding requests and begins a new producer
     epoch: a batch of the old epoch that it sends again in the new one cannot be recognized as a duplicate."""
-    log, file = logging.Logger(name), logging.FileHandler(f"{path}.log")
-    file.setFormatter(logging.Formatter("%(created).3f %(message)s"))
-    log.addHandler(file)
-    producer = Producer({
-        "bootstrap.servers": bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 2,
-        "compression.type": codec, "message.timeout.ms": PATIENCE_MS, "reconnect.backoff.max.ms": 200,
-        "queue.buffering.max.messages": 2000, "log_level": 7, "debug": "eos",
-    }, logger=log)
     with Recorder(path, name, progress) as recorder:
+        log = logging.Logger(name)
+        log.addHandler(Epochs(recorder, f"{path}.log"))
+        producer = Producer({
+            "bootstrap.servers": bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 2,
+            "compression.type": codec, "message.timeout.ms": PATIENCE_MS, "reconnect.backoff.max.ms": 200,
+            "queue.buffering.max.messages": 2000, "log_level": 7, "debug": "eos",
+        }, logger=log)
         unanswered = {}
 
         def answered(error, message):

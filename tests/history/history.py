@@ -8,6 +8,7 @@ is written `topic/number`.
     {"op": "poll", "records": [[partition, offset, value]…]}    what one call returned
     {"op": "commit", "group", "offsets": {partition: offset}, "outcome"}
     {"op": "committed", "group", "offsets": {partition: offset}}    what the broker answers at the end
+    {"op": "epoch", "why"}                                      a producer begins a new epoch, in which it sends again
 
 `ok` is acknowledged, `fail` is certain not to have happened, and `info` means that the client does not know: a send
 that timed out may be in the log, or may still get there; `possibly_persisted` is true if librdkafka gave it that name.
@@ -67,6 +68,7 @@ class History:
     consumers: dict = field(default_factory=dict)
     commits: list = field(default_factory=list)
     committed: list = field(default_factory=list)
+    epochs: list = field(default_factory=list)
 
     def add(self, line):
         match line["op"]:
@@ -78,6 +80,8 @@ class History:
                 self.commits.append(line)
             case "committed":
                 self.committed.append(line)
+            case "epoch":
+                self.epochs.append(line)
             case other:
                 raise ValueError(f"a history has no operation {other!r}")
 

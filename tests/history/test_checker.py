@@ -155,6 +155,15 @@ class Anomalies(unittest.TestCase):
     def test_duplicate_also_between_an_answer_and_a_read(self):
         self.assertEqual(["duplicate", "unseen"], kinds(send("x", 1), poll((0, "x"))))
 
+    def test_a_duplicate_says_why_its_producer_began_a_new_epoch(self):
+        history = History()
+        epochs = [{"op": "epoch", "process": process, "began": at, "ended": at, "why": why}
+                  for process, at, why in [("p", 4, "skipped"), ("p", 20, "later"), ("q", 4, "another")]]
+        for line in [send("x", 1, ended=9), poll((0, "x"), (1, "x")), *epochs]:
+            history.add(line)
+        (anomaly,) = checker.check(history)
+        self.assertEqual("duplicate: 'x' in t/0 at 0 and at 1; p began a new epoch meanwhile: skipped", str(anomaly))
+
     def test_lost_write(self):
         lines = [send("x", 0), send("y", 1, began=5), send("z", 2, began=9)]
         self.assertEqual(["lost-write", "offset-gap", "poll-skipped"], kinds(*lines, poll((0, "x"), (2, "z"))))

@@ -453,14 +453,13 @@ impl Driver {
                 }
             }
             Effect::LogStart { partition, offset } => {
-                if let Some(log) = self.shard.log(partition) {
-                    log.set_log_start(*offset);
-                }
+                self.shard.log(partition).iter().for_each(|log| log.set_log_start(*offset));
             }
             Effect::LocalStart { partition, offset } => {
-                if let Some(log) = self.shard.log(partition) {
-                    log.set_local_start(*offset);
-                }
+                self.shard.log(partition).iter().for_each(|log| log.set_local_start(*offset));
+            }
+            Effect::Restored { partition, log_start, end } => {
+                self.shard.log(partition).iter().for_each(|log| log.restore(*log_start, *end));
             }
             Effect::CatalogChanged(_) => self.shard.follow_level(),
             Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::TierChanged(_) => {}

@@ -78,3 +78,54 @@ pub enum RestoreState {
     /// Everything that was to be restored is there.
     Finished,
 }
+
+/// A partition that continues from its objects in the bucket, because the brokers that had its
+/// records are lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredPartition {
+    /// The first offset that is read.
+    pub log_start: i64,
+    /// The end of the last object: the offset that the next record gets.
+    pub end: i64,
+    /// The pages that list the oldest objects, pages of level 1 before those of level 0.
+    pub pages: Vec<PageRef>,
+    /// The other objects, oldest first.
+    pub objects: Vec<ObjectRef>,
+    /// The leader epochs in the objects, ascending.
+    pub epochs: Vec<RestoredEpoch>,
+    /// The idempotent producers in the objects, by ascending id.
+    pub producers: Vec<RestoredProducer>,
+}
+
+/// The first offset of a leader epoch of a restored partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredEpoch {
+    /// The leader epoch.
+    pub epoch: i32,
+    /// The offset of its first record.
+    pub start_offset: i64,
+}
+
+/// An idempotent producer of a restored partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredProducer {
+    /// The producer id that its batches carry.
+    pub id: i64,
+    /// The producer epoch of its last batch.
+    pub epoch: i16,
+    /// Its last batches of that epoch, oldest first: at least one.
+    pub batches: Vec<RestoredBatch>,
+}
+
+/// A stored batch of an idempotent producer of a restored partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredBatch {
+    /// Sequence of its first record.
+    pub first_sequence: i32,
+    /// Sequence of its last record.
+    pub last_sequence: i32,
+    /// The offset of its first record.
+    pub base_offset: i64,
+    /// Its greatest timestamp, Unix milliseconds.
+    pub timestamp_ms: i64,
+}

@@ -3,14 +3,15 @@
 //! Invariant: each error has a [`Certainty`], and a proposal that may have been committed is never
 //! reported as absent.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use serde::{Deserialize, Serialize};
 
 #[cfg(doc)]
 use crate::limits;
 use crate::state::{AppendOutcome, AppendRefusal};
+
+mod send_order;
+
+pub use send_order::{Numbered, SendOrder};
 
 /// Why a proposal has no outcome, split by what is known of it: see [`ProposeError::certainty`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -86,23 +87,3 @@ impl ProposeError {
 
 /// The outcome of an append: one result per batch, in order.
 pub type AppendResult = Result<Vec<Result<AppendOutcome, AppendRefusal>>, ProposeError>;
-
-/// The order of the batches that a client pipelines on one connection. A partition accepts any
-/// first sequence of a producer that is new to it. So when a batch of a new producer was not
-/// proposed, every later batch of the same order is refused as well: otherwise it would be stored
-/// before the retry of the earlier one. Clones share the order; each connection has its own.
-#[derive(Debug, Clone, Default)]
-pub struct SendOrder(Arc<AtomicBool>);
-
-impl SendOrder {
-    /// Refuses every later batch of this order, because a batch of a new producer was not proposed.
-    pub fn end(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether every further batch of this order is refused.
-    #[must_use]
-    pub fn is_ended(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}

@@ -27,6 +27,7 @@ use crate::limits;
 mod copy_on_write;
 pub mod tier;
 pub mod partition;
+mod restore;
 pub mod group;
 pub mod catalog;
 
@@ -91,6 +92,15 @@ pub enum Effect {
     },
     /// The tier of a partition changed in another way.
     TierChanged(PartitionId),
+    /// An empty partition was restored: its records are in the bucket, and none is on disks.
+    Restored {
+        /// The partition that was restored.
+        partition: PartitionId,
+        /// The first offset that is read.
+        log_start: i64,
+        /// The offset that the next record gets.
+        end: i64,
+    },
     /// A group committed an offset. The metrics of consumer groups are computed from this.
     Committed {
         /// The group's id.
@@ -288,6 +298,9 @@ impl State {
             Ok(Changed::Tier) => effects.push(Effect::TierChanged(id)),
             Ok(Changed::LocalStart(offset)) => {
                 effects.push(Effect::LocalStart { partition: id, offset });
+            }
+            Ok(Changed::Restored { log_start, end }) => {
+                effects.push(Effect::Restored { partition: id, log_start, end });
             }
             Err(refusal) => return Outcome::TierRefused(refusal),
         }

@@ -50,6 +50,7 @@ use crate::limits;
 use crate::settings::Settings;
 use group_handle::GroupHandle;
 use offset_sizes::OffsetSizes;
+pub(crate) use offsets::PendingCommit;
 use shard_groups::ShardGroups;
 use timers::Timers;
 

@@ -1,4 +1,8 @@
 //! OffsetCommit: stores a group's offsets. They are durable when the request is answered (O3).
+//!
+//! Like Produce, it has two stages: the first proposes, in the order of the connection's requests,
+//! and several requests may wait for their outcome at once. A client that commits after every
+//! record would otherwise wait for a round of the log and of the followers for each of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +19,7 @@ use ropewalk_shard::{PartitionId, TopicId};
 
 use super::{Call, Close, Context, ErrorCode};
 use crate::catalog::TopicView;
-use crate::group::Refusal;
+use crate::group::{PendingCommit, Refusal};
 use crate::{clock, limits};
 
 /// First version in which topics are named by id.
@@ -26,12 +30,27 @@ const UNKNOWN_GROUP_FROM: i16 = 9;
 /// A partition of the request: its offset, or why it is refused.
 type Checked = Result<(PartitionId, OffsetCommit), ErrorCode>;
 
-/// Handles the request.
-pub(crate) async fn handle(
+/// The proposed offsets of a request, waiting for their outcome.
+#[derive(Debug)]
+pub(crate) struct PendingOffsets {
+    request: OffsetCommitRequest,
+    checked: Vec<Vec<Checked>>,
+    waiting: Vec<Waiting>,
+}
+
+/// The offsets of one entry.
+#[derive(Debug)]
+struct Waiting {
+    ids: Vec<PartitionId>,
+    proposed: Result<PendingCommit, Refusal>,
+}
+
+/// Checks and proposes. Called in the order of requests.
+pub(crate) async fn propose(
     ctx: &Arc<Context>,
     call: &Call,
     request: OffsetCommitRequest,
-) -> Result<OffsetCommitResponse, Close> {
+) -> Result<PendingOffsets, Close> {
     let claim = MemberClaim {
         member_id: request.member_id.to_string(),
         instance_id: request.group_instance_id.as_ref().map(Str::to_string),
@@ -40,29 +59,48 @@ pub(crate) async fn handle(
     let retention_ms = Some(request.retention_time_ms).filter(|ms| *ms >= 0);
     let expires_ms = retention_ms.map(|ms| clock::now_ms().saturating_add(ms));
 
-    let mut checked: Vec<Vec<Checked>> =
+    let checked: Vec<Vec<Checked>> =
         request.topics.iter().map(|topic| check(ctx, call, topic, expires_ms)).collect();
     // If a partition is repeated, its last offset applies, as if the commits were sequential.
     let accepted: BTreeMap<_, _> = checked.iter().flatten().flatten().cloned().collect();
-    let mut refused = BTreeMap::new();
-    for offsets in entries(accepted) {
-        let ids: Vec<PartitionId> = offsets.iter().map(|(id, _)| *id).collect();
-        if let Err(refusal) = ctx.groups.commit(&request.group_id, claim.clone(), offsets).await {
-            ctx.log_group_refusal(call, &request.group_id, refusal);
-            let code = code_of(call, refusal);
-            refused.extend(ids.into_iter().map(|id| (id, code)));
+    let proposed = entries(accepted).map(|offsets| Waiting {
+        ids: offsets.iter().map(|(id, _)| *id).collect(),
+        proposed: ctx.groups.commit(&request.group_id, &claim, &offsets),
+    });
+    let waiting = proposed.collect();
+    Ok(PendingOffsets { request, checked, waiting })
+}
+
+impl PendingOffsets {
+    /// Waits until the offsets are durable. There is always a response.
+    pub(crate) async fn answer(
+        mut self,
+        ctx: &Context,
+        call: &Call,
+    ) -> Result<Option<OffsetCommitResponse>, Close> {
+        let mut refused = BTreeMap::new();
+        for Waiting { ids, proposed } in self.waiting {
+            let stored = match proposed {
+                Ok(proposed) => proposed.stored().await,
+                Err(refusal) => Err(refusal),
+            };
+            if let Err(refusal) = stored {
+                ctx.log_group_refusal(call, &self.request.group_id, refusal);
+                let code = code_of(call, refusal);
+                refused.extend(ids.into_iter().map(|id| (id, code)));
+            }
         }
-    }
-    for partition in checked.iter_mut().flatten() {
-        if let Ok((id, _)) = partition
-            && let Some(code) = refused.get(id)
-        {
-            *partition = Err(*code);
+        for partition in self.checked.iter_mut().flatten() {
+            if let Ok((id, _)) = partition
+                && let Some(code) = refused.get(id)
+            {
+                *partition = Err(*code);
+            }
         }
+        let topics = self.request.topics.into_iter().zip(self.checked);
+        let topics = topics.map(|(topic, checked)| answer(call, topic, checked)).collect();
+        Ok(Some(OffsetCommitResponse { topics, ..Default::default() }))
     }
-    let topics = request.topics.into_iter().zip(checked);
-    let topics = topics.map(|(topic, checked)| answer(call, topic, checked)).collect();
-    Ok(OffsetCommitResponse { topics, ..Default::default() })
 }
 
 /// Splits a commit into chunks that are one entry each. Few commits need more than one.

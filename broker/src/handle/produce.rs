@@ -9,6 +9,9 @@
 //! REQUEST_TIMED_OUT: it may still be stored, and its share of the request memory is held until the
 //! outcome is known. With acks=0 no client waits, and only the connection's bounds apply.
 //!
+//! A batch that comes ahead of an earlier one of its producer is refused as "not enough replicas"
+//! the first time, and only then as out of order: see [`SendOrder`].
+//!
 //! A refusal because another broker leads names that broker (KIP-951), and waits a little while
 //! no broker leads: franz-go asks for metadata once in five seconds at most, and would learn of the
 //! next leader only then.
@@ -16,7 +19,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ropewalk_batch::{Refusal, check};
+use bytes::Bytes;
+use ropewalk_batch::{Refusal, check, sequence_after};
 use ropewalk_codec::Str;
 use ropewalk_codec::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use ropewalk_codec::produce_response::{
@@ -27,7 +31,7 @@ use ropewalk_node::ShardHandle;
 use ropewalk_shard::ShardId;
 use ropewalk_shard::command::Append;
 use ropewalk_shard::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
-use ropewalk_shard::proposal::{AppendResult, SendOrder};
+use ropewalk_shard::proposal::{AppendResult, Numbered, SendOrder};
 use ropewalk_shard::state::{AppendOutcome, AppendRefusal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -66,6 +70,16 @@ struct BatchPlace {
     /// Index of the partition within its topic.
     partition: usize,
     uses_append_time: bool,
+    /// `None` if the producer is not idempotent.
+    numbered: Option<Numbered>,
+}
+
+/// A batch that may be proposed.
+struct CheckedBatch {
+    shard: Arc<ShardHandle>,
+    append: Append,
+    uses_append_time: bool,
+    numbered: Option<Numbered>,
 }
 
 /// Proposed batches of one shard.
@@ -129,14 +143,15 @@ pub(crate) async fn propose(
                 Err(code) => Err(refused(call, index, *code, None)),
             };
             answers.push(match checked {
-                Ok((shard, append, uses_append_time)) => {
+                Ok(CheckedBatch { shard, append, uses_append_time, numbered }) => {
                     let to = shards.entry(shard.id()).or_insert_with(|| ShardBatches {
                         shard,
                         items: Vec::new(),
                         places: Vec::new(),
                     });
                     to.items.push(append);
-                    to.places.push(BatchPlace { topic: t, partition: p, uses_append_time });
+                    let place = BatchPlace { topic: t, partition: p, uses_append_time, numbered };
+                    to.places.push(place);
                     PartitionProduceResponse { index, ..Default::default() }
                 }
                 Err(answer) => answer,
@@ -257,18 +272,17 @@ impl PendingProduce {
                 None => waiting.answer.await,
             };
             let answer = answer.unwrap_or(Err(ropewalk_shard::ProposeError::Unknown));
-            let results: Vec<Result<AppendOutcome, (ErrorCode, String)>> = match answer {
-                Ok(results) => {
-                    let error = |why: AppendRefusal| (why.into(), why.to_string());
-                    results.into_iter().map(|result| result.map_err(error)).collect()
-                }
-                Err(error) => vec![Err((error.into(), error.to_string())); waiting.places.len()],
+            let results: Vec<Result<Result<_, _>, ropewalk_shard::ProposeError>> = match answer {
+                Ok(results) => results.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error); waiting.places.len()],
             };
             for (place, result) in waiting.places.into_iter().zip(results) {
                 let answer = place.answer(&mut self.response);
                 *answer = match result {
-                    Ok(appended) => accepted(answer.index, &appended, place.uses_append_time),
-                    Err((code, why)) => refused(call, answer.index, code, Some(why)),
+                    Ok(applied) => settled(call, answer.index, place, applied),
+                    Err(error) => {
+                        refused(call, answer.index, error.into(), Some(error.to_string()))
+                    }
                 };
             }
         }
@@ -329,10 +343,13 @@ fn check_batch(
     topic: &TopicView,
     data: PartitionProduceData,
     now_ms: i64,
-) -> Result<(Arc<ShardHandle>, Append, bool), PartitionProduceResponse> {
+) -> Result<CheckedBatch, PartitionProduceResponse> {
     let (call, index) = (memory.call(), data.index);
-    let found = ctx.partition(topic, index).map_err(|code| refused(call, index, code, None))?;
     let bytes = data.records.single().unwrap_or_default();
+    let found = ctx.partition(topic, index).map_err(|code| {
+        note_refused(ctx, &call.peer.order, topic, index, &bytes);
+        refused(call, index, code, None)
+    })?;
     let sent_at = bytes.as_ptr();
     let mut rules = topic.config.rules(call.version >= ZSTD_SINCE);
     rules.size_bytes_max = rules.size_bytes_max.min(BATCH_BYTES_MAX);
@@ -341,10 +358,59 @@ fn check_batch(
         let why = "the batch belongs to a transaction, and transactions are not served yet";
         return Err(refused(call, index, ErrorCode::InvalidTxnState, Some(why.into())));
     }
+    let numbered = Numbered::new(found.id, &checked.header);
     let is_rewritten = checked.bytes.as_ptr() != sent_at;
     let batch = if is_rewritten { checked.bytes } else { memory.own(checked.bytes) };
     let append = Append { partition: found.id, batch };
-    Ok((found.shard, append, topic.config.stamps_append_time()))
+    let shard = found.shard;
+    if let Some(numbered) = &numbered {
+        let order = &call.peer.order;
+        order.arrives(numbered);
+        if order.overtakes(numbered, || shard.state().is_of_new_producer(&append)) {
+            let behind = ropewalk_shard::ProposeError::Behind;
+            return Err(refused(call, index, behind.into(), Some(behind.to_string())));
+        }
+    }
+    let uses_append_time = topic.config.stamps_append_time();
+    Ok(CheckedBatch { shard, append, uses_append_time, numbered })
+}
+
+/// Notes that a batch is refused because this broker does not lead. If it is the first of its
+/// producer here, one that is sent after it must not be stored before it, should this broker lead
+/// by then. A broker without a replica cannot.
+fn note_refused(ctx: &Context, order: &SendOrder, topic: &TopicView, index: i32, batch: &Bytes) {
+    let Some((partition, home)) = topic.partition(index) else { return };
+    let Some(shard) = ctx.node.shard(home.shard) else { return };
+    let item = Append { partition, batch: batch.clone() };
+    let is_new = shard.state().is_of_new_producer(&item);
+    if is_new && let Some(numbered) = Numbered::of(&item) {
+        order.refuse(&numbered);
+    }
+}
+
+/// The answer for a batch that was applied.
+fn settled(
+    call: &Call,
+    index: i32,
+    place: BatchPlace,
+    result: Result<AppendOutcome, AppendRefusal>,
+) -> PartitionProduceResponse {
+    let order = &call.peer.order;
+    match result {
+        Ok(appended) => {
+            if let Some(numbered) = &place.numbered {
+                order.stored(numbered);
+            }
+            accepted(index, &appended, place.uses_append_time)
+        }
+        Err(why @ AppendRefusal::OutOfOrderSequence { last, .. })
+            if place.numbered.is_some_and(|n| order.is_early(&n, sequence_after(last, 1))) =>
+        {
+            let why = format!("{why}: send it again, after those between");
+            refused(call, index, ropewalk_shard::ProposeError::Behind.into(), Some(why))
+        }
+        Err(why) => refused(call, index, why.into(), Some(why.to_string())),
+    }
 }
 
 fn accepted(
@@ -425,7 +491,7 @@ mod tests {
         let (done, answer) = oneshot::channel();
         let part = PartitionProduceResponse { index: 3, ..Default::default() };
         let topic = TopicProduceResponse { partition_responses: vec![part], ..Default::default() };
-        let place = BatchPlace { topic: 0, partition: 0, uses_append_time: false };
+        let place = BatchPlace { topic: 0, partition: 0, uses_append_time: false, numbered: None };
         let proposed = PendingProduce {
             acks,
             due: (acks != 0).then(|| Instant::now() + deadline::patience(timeout_ms)),

@@ -289,6 +289,20 @@ impl PartitionLog {
         self.raise(i64::MIN, offset);
     }
 
+    /// Places an empty log at `end`, because the bucket has everything from `log_start` to there.
+    pub fn restore(&self, log_start: i64, end: i64) {
+        let (waiters, first) = {
+            let mut inner = self.inner.lock();
+            debug_assert_eq!(inner.next_offset, 0, "only an empty partition is restored");
+            (inner.log_start, inner.local_start, inner.next_offset) = (log_start, end, end);
+            (mem::take(&mut inner.waiters), !mem::replace(&mut inner.dirty, true))
+        };
+        notify(&waiters);
+        if first {
+            self.changes.changed(self.me.clone(), Change::Dirty);
+        }
+    }
+
     fn raise(&self, log_start: i64, local_start: i64) {
         let (waiters, freed, first) = {
             let mut inner = self.inner.lock();

@@ -81,7 +81,7 @@ pub struct Listed {
     pub name: String,
     /// Size of the object.
     pub size_bytes: u64,
-    /// When it was put by the clock of the store, Unix milliseconds.
+    /// When the store received the object, Unix milliseconds by the store's clock.
     pub modified_ms: i64,
 }
 

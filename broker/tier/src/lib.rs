@@ -15,9 +15,11 @@
 //! 5. [`Page`] is a part of a manifest in the bucket, for partitions with many objects.
 //! 6. [`TierReader`] reads records through a bounded cache, finds offsets by timestamp, and objects
 //!    by page. [`fetch_footer`] also reads the producers of an object, for a restore.
-//! 7. [`verify`] checks every byte of an object, for a scrubber.
+//! 7. [`verify`] checks every byte of an object, and [`check`](mod@check) a whole bucket, as a
+//!    scrubber does.
 //! 8. [`Checkpoint`] is what a restore of a lost cluster needs beside the objects: the topics, and
 //!    for each shard the offsets of groups and the manifests of its partitions.
+//! 9. [`rebuild`](mod@rebuild) finds what a partition can be restored from.
 //!
 //! Errors are a [`TierError`], whose [`Remedy`] says what the caller does next, or a
 //! [`FormatError`] of bytes that the caller gave. All bounds are in [`limits`].
@@ -71,20 +73,26 @@
 //!   without a bound, and caches and fetches have bounds in bytes.
 
 mod bucket;
+mod chain;
+pub mod check;
 mod checkpoint;
 mod claim;
 mod content;
 mod error;
+mod folders;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 mod format;
 mod identity;
 pub mod limits;
+mod manifest;
 mod names;
+mod newest;
 mod object;
 mod page;
 mod probe;
 mod reader;
+pub mod rebuild;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -100,12 +108,15 @@ pub use checkpoint::{
 pub use claim::{Claim, check_owner, current as current_claim, hold as hold_claim};
 pub use content::Content;
 pub use error::{Operation, Remedy, TierError};
+pub use folders::{Folder, Folders, Found, list_folders};
 pub use format::FormatError;
 pub use identity::{Identity, Origin};
+pub use manifest::Manifest;
 pub use names::{
     CheckpointName, CheckpointOf, ClusterId, Kind, Level, Name, NameError, ObjectRef, PageRef,
     PartitionKey,
 };
+pub use newest::{NewestCheckpoints, newest_checkpoints};
 pub use object::{
     Block, EncodeError, EncodedObject, Encoder, EpochStart, Footer, Producer, ProducerBatch, Push,
     Tail, batches, read_tail, tail_range, verify,

@@ -67,6 +67,25 @@ pub const CLAIM_BYTES_MAX: u64 = 4 << 10;
 /// Size of what is fetched and cached of an object, unless a single block is larger.
 pub const CHUNK_BYTES: u64 = 1 << 20;
 
+/// Most objects that a check reads and verifies at one time. Each takes its size in memory.
+pub const CHECKS_AT_ONCE: usize = 4;
+
+/// Most problems that the report of a check lists. All are counted.
+pub const PROBLEMS_MAX: usize = 10_000;
+
+/// Most footers that the rebuild of a partition reads for its producers.
+pub const REBUILD_FOOTERS_MAX: usize = 64;
+
+/// Footers that the rebuild of a partition reads at one time.
+pub const REBUILD_READS_AT_ONCE: usize = 8;
+
+/// Age of records before the newest ones whose producers are not restored, milliseconds: one day,
+/// the time after which brokers remove a silent producer by default.
+pub const REBUILD_AGE_MAX_MS: i64 = 24 * 3_600_000;
+
+/// Most producers of a rebuilt partition: as many as a partition keeps.
+pub const REBUILD_PRODUCERS_MAX: usize = 10_000;
+
 /// Most bytes of records that one read returns, unless a single batch is larger.
 pub const READ_BYTES_MAX: u64 = 8 << 20;
 

@@ -37,7 +37,8 @@
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]
-# The token of each cluster's admin API. Secrets are never listed: the operator reads only those that it knows by name.
+# The token of each cluster's admin API. Secrets are never listed: the operator reads only those that it knows by name, and of those
+# that `objectStorage` names only which keys they have.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch]

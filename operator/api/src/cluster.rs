@@ -8,9 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DeletionPolicy, ManagementState, Size};
 
+mod object_storage;
 mod pod;
 mod status;
 
+pub use object_storage::{
+    AccessKeySecret, CertificateAuthority, KeyRef, ObjectStorage, RestoreFrom, RestoreSource,
+    StorageCredentials, WebIdentity,
+};
 pub use pod::{EnvVar, PodIds, PodTemplate, PullSecret, Resources};
 pub use status::{BrokerClusterStatus, BrokerStatus};
 
@@ -61,7 +66,15 @@ pub use status::{BrokerClusterStatus, BrokerStatus};
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("the name of a BrokerCluster must begin with a letter and hold only lower-case letters, digits and `-`, because its Services are named after it"),
     validation = Rule::new("quantity(self.spec.storage.size).compareTo(quantity(oldSelf.spec.storage.size)) >= 0 || (has(self.status) && has(self.status.storageCapacity) && quantity(self.spec.storage.size).compareTo(quantity(self.status.storageCapacity)) >= 0)")
-        .message("`storage.size` can only grow; what no volume has grown to yet can be taken back, but not below `status.storageCapacity`")
+        .message("`storage.size` can only grow; what no volume has grown to yet can be taken back, but not below `status.storageCapacity`"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.bucket) || !has(oldSelf.spec.objectStorage) || (has(self.spec.objectStorage) && self.spec.objectStorage.bucket == oldSelf.spec.objectStorage.bucket && has(self.spec.objectStorage.prefix) == has(oldSelf.spec.objectStorage.prefix) && (!has(self.spec.objectStorage.prefix) || self.spec.objectStorage.prefix == oldSelf.spec.objectStorage.prefix))")
+        .message("`objectStorage` cannot be removed, and its `bucket` and `prefix` are immutable, because older messages are there: see `status.bucket`")
+)]
+#[x_kube(
+    validation = Rule::new("!has(self.restoreFrom) || has(self.objectStorage)")
+        .message("`restoreFrom` needs `objectStorage`: the cluster is restored from this bucket, and continues to use it"),
+    validation = Rule::new("has(self.restoreFrom) == has(oldSelf.restoreFrom)")
+        .message("`restoreFrom` cannot be added or removed: it applies to a new BrokerCluster only")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerClusterSpec {
@@ -91,9 +104,20 @@ pub struct BrokerClusterSpec {
     /// next restart: see `rollout`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::queue::config_schema")]
-    #[x_kube(validation = Rule::new("self.all(k, !(k in ['node.id', 'broker.id', 'broker.rack', 'log.dir', 'log.dirs', 'listeners', 'advertised.listeners', 'listener.security.protocol.map', 'controller.listener.names', 'ropewalk.admin.listener', 'admin.token.file', 'format.cluster.id', 'ropewalk.cluster.join'] || k.startsWith('ropewalk.peer.')))")
-        .message("`config` must not hold what the operator decides: ids, directories, listeners, peers, the admin token"))]
+    #[x_kube(validation = Rule::new("self.all(k, !(k in ['node.id', 'broker.id', 'broker.rack', 'log.dir', 'log.dirs', 'listeners', 'advertised.listeners', 'listener.security.protocol.map', 'controller.listener.names', 'ropewalk.admin.listener', 'admin.token.file', 'format.cluster.id', 'ropewalk.cluster.join'] || k.startsWith('ropewalk.peer.') || k.startsWith('ropewalk.tier.')))")
+        .message("`config` must not hold what the operator decides: ids, directories, listeners, peers, the admin token, and the bucket, which is in `objectStorage`"))]
     pub config: BTreeMap<String, String>,
+
+    /// The bucket for older messages of Queues with `tiering`. A change restarts the brokers, as
+    /// `rollout` says. Default: none, all messages stay on the volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_storage: Option<ObjectStorage>,
+
+    /// Begin with the topics, offsets and messages that a lost cluster left in the bucket. The
+    /// volume of the first broker has to be empty. It cannot be added or removed, and has no effect
+    /// once the cluster is restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_from: Option<RestoreFrom>,
 
     /// CPU, memory and other resources that a broker requests from its node.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -52,6 +52,10 @@ pub mod cluster {
     pub const ADMIN_REACHABLE: &str = "AdminReachable";
     /// The brokers run with the settings of the spec.
     pub const CONFIGURATION_APPLIED: &str = "ConfigurationApplied";
+    /// Older messages move to the bucket. Absent on a cluster without a bucket.
+    pub const TIERING_HEALTHY: &str = "TieringHealthy";
+    /// The cluster holds what its bucket had. Absent on a cluster without `restoreFrom`.
+    pub const RESTORED: &str = "Restored";
 }
 
 /// The `status` of a condition, as the API convention defines it.

@@ -10,9 +10,11 @@ use crate::{DeletionPolicy, ManagementState, Size, names};
 
 mod consumer;
 mod status;
+mod tiering;
 
 pub use consumer::{Consumer, LagScaling, Scaling, ScalingMode, StartPosition, TargetRef};
 pub use status::{ConsumerStatus, QueueStatus};
+pub use tiering::{LocalRetention, Tiering, TieringMode};
 
 /// A durable queue: a Kafka topic in a BrokerCluster of the same namespace, and the groups of
 /// consumers that read it.
@@ -75,7 +77,15 @@ pub use status::{ConsumerStatus, QueueStatus};
     validation = Rule::new("has(self.clusterRef) == has(oldSelf.clusterRef) && (!has(self.clusterRef) || self.clusterRef.name == oldSelf.clusterRef.name)")
         .message("`clusterRef` is immutable: make another Queue"),
     validation = Rule::new("self.partitions >= oldSelf.partitions")
-        .message("`partitions` can only grow")
+        .message("`partitions` can only grow"),
+    validation = Rule::new("!has(self.tiering) || self.tiering.mode == 'Discard' || self.cleanupPolicy == 'Delete'")
+        .message("`tiering` needs `cleanupPolicy: Delete`: the messages of a compacted queue stay on the brokers"),
+    validation = Rule::new("!has(self.tiering) || !has(self.tiering.localRetention) || !has(self.tiering.localRetention.maxAgeSeconds) || self.tiering.localRetention.maxAgeSeconds <= self.retention.maxAgeSeconds")
+        .message("`tiering.localRetention.maxAgeSeconds` must not be above `retention.maxAgeSeconds`, the total"),
+    validation = Rule::new("!has(self.tiering) || !has(self.tiering.localRetention) || !has(self.tiering.localRetention.maxSize) || !has(self.retention.maxSize) || quantity(self.tiering.localRetention.maxSize).compareTo(quantity(self.retention.maxSize)) <= 0")
+        .message("`tiering.localRetention.maxSize` must not be above `retention.maxSize`, the total"),
+    validation = Rule::new("!has(oldSelf.tiering) || has(self.tiering) || oldSelf.tiering.mode == 'Discard'")
+        .message("`tiering` can be removed after `mode: Discard`, which deletes the messages in the bucket; `mode: Keep` ends uploads and keeps them")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct QueueSpec {
@@ -106,6 +116,11 @@ pub struct QueueSpec {
     #[serde(default)]
     pub retention: Retention,
 
+    /// Moves older messages to the bucket of the BrokerCluster, so that `retention` is not bounded
+    /// by the volumes. Default: all messages stay on the volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiering: Option<Tiering>,
+
     /// Largest batch as the brokers store it, 1Ki to 32Mi, default 1Mi. Earlier releases allowed
     /// 64Mi: a Queue that was created with more than 32Mi can still be edited, and its topic gets
     /// 32Mi.
@@ -132,8 +147,8 @@ pub struct QueueSpec {
     /// Further settings of the topic under Kafka's names, such as `segment.bytes`; at most 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "config_schema")]
-    #[x_kube(validation = Rule::new("self.all(k, !(k in ['cleanup.policy', 'retention.ms', 'retention.bytes', 'max.message.bytes', 'min.insync.replicas', 'remote.storage.enable', 'local.retention.ms', 'local.retention.bytes']))")
-        .message("`config` must not hold what has a field of its own (`cleanupPolicy`, `retention`, `maxMessageSize`) or what the cluster decides"))]
+    #[x_kube(validation = Rule::new("self.all(k, !(k in ['cleanup.policy', 'retention.ms', 'retention.bytes', 'max.message.bytes', 'min.insync.replicas', 'remote.storage.enable', 'remote.log.copy.disable', 'remote.log.delete.on.disable', 'local.retention.ms', 'local.retention.bytes']))")
+        .message("`config` must not hold what has a field of its own (`cleanupPolicy`, `retention`, `tiering`, `maxMessageSize`) or what the cluster decides"))]
     pub config: BTreeMap<String, String>,
 
     /// What happens to the topic and its messages when the Queue is deleted: `Retain` keeps them,

@@ -9,6 +9,7 @@ pub mod observed;
 pub mod applied;
 pub mod volume;
 pub mod image;
+pub mod object_storage;
 pub mod validate;
 pub mod labels;
 pub mod properties;

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
 use ropewalk_operator_api::condition::{Finding, READY, Status, queue as kind};
-use ropewalk_operator_api::queue::{CleanupPolicy, Consumer, StartPosition};
-use ropewalk_operator_api::{ManagementState, Queue, Size, names};
+use ropewalk_operator_api::queue::{CleanupPolicy, Consumer, StartPosition, TieringMode};
+use ropewalk_operator_api::{BrokerCluster, ManagementState, Queue, Size, names};
 use serde::{Deserialize, Serialize};
 
 /// Bytes that the brokers count and the clients do not: Kafka's limit includes the 12 bytes before
@@ -112,7 +112,44 @@ pub fn declaration(queue: &Queue) -> Declaration {
     set("retention.ms", retention_ms.to_string());
     set("retention.bytes", partition_bytes(spec.retention.max_size.as_ref(), spec.partitions));
     set("max.message.bytes", (message_bytes + BATCH_OVERHEAD_BYTES).to_string());
+    config.extend(tiering(queue));
     Declaration { owner: queue.uid().unwrap_or_default(), partitions: spec.partitions, config }
+}
+
+/// The settings by which messages of a Queue are in the bucket (KIP-405, KIP-950).
+fn tiering(queue: &Queue) -> Vec<(String, String)> {
+    let Some(tiering) = &queue.spec.tiering else { return Vec::new() };
+    let (is_enabled, further) = match tiering.mode {
+        TieringMode::Upload => ("true", None),
+        TieringMode::Keep => ("true", Some("remote.log.copy.disable")),
+        TieringMode::Discard => ("false", Some("remote.log.delete.on.disable")),
+    };
+    let mut settings = vec![("remote.storage.enable".to_owned(), is_enabled.to_owned())];
+    settings.extend(further.map(|key| (key.to_owned(), "true".to_owned())));
+    let local = tiering.local_retention.as_ref();
+    if let Some(seconds) = local.and_then(|local| local.max_age_seconds) {
+        let ms = seconds.saturating_mul(1000).to_string();
+        settings.push(("local.retention.ms".to_owned(), ms));
+    }
+    if let Some(size) = local.and_then(|local| local.max_size.as_ref()) {
+        let bytes = partition_bytes(Some(size), queue.spec.partitions);
+        settings.push(("local.retention.bytes".to_owned(), bytes));
+    }
+    settings
+}
+
+/// Why a Queue cannot be declared: it wants to move messages to a bucket, and its cluster has none.
+#[must_use]
+pub fn without_bucket(queue: &Queue, cluster: &BrokerCluster) -> Option<Refusal> {
+    let mode = queue.spec.tiering.as_ref()?.mode;
+    if mode != TieringMode::Upload || cluster.spec.object_storage.is_some() {
+        return None;
+    }
+    let message = format!(
+        "`spec.tiering` needs a bucket, and the BrokerCluster {} has none: set its `spec.objectStorage`, or remove `spec.tiering`",
+        queue.cluster()
+    );
+    Some(Refusal { reason: "NoObjectStorage", message })
 }
 
 /// The size limit of one partition, since Kafka has none for a topic; `-1` is no limit.

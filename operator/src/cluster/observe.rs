@@ -17,7 +17,7 @@ use ropewalk_operator_api::{BrokerCluster, names, size};
 use ropewalk_operator_plan::cluster::observed::{broker_of, is_ready};
 use ropewalk_operator_plan::cluster::validate;
 use ropewalk_operator_plan::cluster::verdict::is_warning;
-use ropewalk_operator_plan::cluster::{Answer, Observed, volume};
+use ropewalk_operator_plan::cluster::{Answer, Observed, object_storage, volume};
 use serde::de::DeserializeOwned;
 
 use super::{hibernation, key, selector};
@@ -60,6 +60,7 @@ pub(super) async fn observe(
         ..Observed::default()
     };
     reader.find_claims(&mut observed).await?;
+    observed.missing_input = reader.missing_input().await?;
     reader.ask_brokers(&mut observed).await;
     reader.read_warnings(&mut observed).await;
     observed.awaited_consumers = hibernation::awaited_consumers(context, cluster, &observed);
@@ -130,6 +131,26 @@ impl Reader<'_> {
             observed.claims.extend(claim.map(|claim| (id, claim)));
         }
         Ok(())
+    }
+
+    /// What the Secrets and ConfigMaps that the bucket needs lack. Only the names of their keys are
+    /// used.
+    async fn missing_input(&self) -> Result<Option<String>, kube::Error> {
+        let Some(storage) = &self.cluster.spec.object_storage else { return Ok(None) };
+        for input in object_storage::inputs(storage) {
+            let name = input.name.clone();
+            let keys = if input.is_secret {
+                let secret = self.one::<Secret>(name).await?;
+                secret.as_ref().map(object_storage::keys_of_secret)
+            } else {
+                let map = self.one::<ConfigMap>(name).await?;
+                map.as_ref().map(object_storage::keys_of_config_map)
+            };
+            if let Some(missing) = input.lacks(keys.as_deref()) {
+                return Ok(Some(missing));
+            }
+        }
+        Ok(None)
     }
 
     /// Queries each broker that has a pod. A broker that does not answer is recorded as unanswered.

@@ -14,7 +14,7 @@
 //!   eviction never starts a new version. A restart whose eviction a dry run refuses is not begun.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
 use kube::ResourceExt as _;
@@ -49,6 +49,8 @@ pub(super) struct RestartTarget<'a> {
     pub(super) broker: i32,
     /// Its StatefulSet as it should be.
     pub(super) stateful_set: &'a StatefulSet,
+    /// Its settings, if those of the present pod differ.
+    pub(super) config_map: Option<&'a ConfigMap>,
 }
 
 /// Restarts a broker with the template of `target`.
@@ -98,6 +100,11 @@ pub(super) async fn restart(
     let parameters = PatchParams::apply(MANAGER).force();
     sets.patch(&names::broker(&valid.name, id), &parameters, &Patch::Apply(&wanted)).await?;
     context.metrics.wrote("cluster child");
+    if let Some(map) = target.config_map {
+        let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &valid.namespace);
+        maps.patch(&map.name_any(), &parameters, &Patch::Apply(map)).await?;
+        context.metrics.wrote("cluster child");
+    }
     let Some(pod) = pod else { return Ok(RestartOutcome::Restarted) };
     if let Some(refusal) = evict(&pods, &pod, false).await? {
         return Ok(RestartOutcome::Refused(refusal));

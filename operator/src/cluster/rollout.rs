@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Api, Patch, PatchParams};
 use ropewalk_operator_api::names;
 use ropewalk_operator_plan::cluster::ValidCluster;
-use ropewalk_operator_plan::cluster::children::Children;
+use ropewalk_operator_plan::cluster::children::{Children, next_config_map};
 use ropewalk_operator_plan::cluster::rollout::Decision;
 use ropewalk_operator_plan::cluster::verdict::{Concern, Problem};
 use serde_json::json;
@@ -41,7 +41,10 @@ pub(super) async fn carry_out(
             Decision::Record => report.problems.extend(record(context, valid, *id).await),
             Decision::Restart { reason } => {
                 let Some(set) = children.stateful_sets.get(id) else { continue };
-                let target = RestartTarget { broker: *id, stateful_set: set };
+                let broker = valid.brokers.iter().find(|broker| broker.id == *id);
+                let map = broker.and_then(|broker| next_config_map(valid, broker));
+                let config_map = map.as_ref();
+                let target = RestartTarget { broker: *id, stateful_set: set, config_map };
                 match restart::restart(context, valid, target, reason).await {
                     Ok(RestartOutcome::Restarted) => report.restarted.push(*id),
                     Ok(RestartOutcome::Outdated) => {}

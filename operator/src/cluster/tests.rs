@@ -46,6 +46,8 @@ struct Broker {
     is_unready: bool,
     /// Further conditions that it reports.
     conditions: Vec<Value>,
+    /// What it reports about its bucket.
+    tier: Value,
     /// Whether it reports the hash of its settings; an older release does not.
     reports_its_hash: bool,
     /// Hash of the settings that were sent since its start.
@@ -99,7 +101,8 @@ async fn broker(broker: Arc<Mutex<Broker>>, request: Request) -> Response {
             }
             json!({"brokerId": 0, "clusterId": "c", "version": "0.1.0", "epoch": 1,
             "startedAtMs": broker.started_at_ms, "ready": !broker.is_unready, "settings": settings,
-            "conditions": broker.conditions, "recovery": {"done": !broker.recovers}})
+            "conditions": broker.conditions, "tier": broker.tier,
+            "recovery": {"done": !broker.recovers}})
         }
     };
     Json(answer).into_response()
@@ -431,5 +434,6 @@ async fn k4_volumes_are_deleted_under_delete_and_kept_under_retain() {
 
 mod claims;
 mod drift;
+mod object_storage;
 mod rights;
 mod rollout;

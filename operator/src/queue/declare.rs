@@ -6,7 +6,7 @@ use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{BrokerCluster, Queue};
 use ropewalk_operator_plan::metrics::QueueMetrics;
 use ropewalk_operator_plan::queue::{
-    DeclareOutcome, OwnedResources, Refusal, binding, declaration,
+    DeclareOutcome, OwnedResources, Refusal, binding, declaration, without_bucket,
 };
 use serde_json::Value;
 
@@ -44,6 +44,10 @@ pub(super) async fn declare(
 ) -> DeclareReport {
     let at = Target::of(cluster);
     let mut outcome = DeclareReport::default();
+    if let Some(refused) = without_bucket(queue, cluster) {
+        outcome.declared = Some(Err(refused));
+        return outcome;
+    }
     let declared = match put(context, &at, queue).await {
         Err(error) if error.is_refused("NameCollision") => {
             // The owner may be a deleted Queue: with Retain its topic stays behind, owned.

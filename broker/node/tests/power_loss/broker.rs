@@ -260,6 +260,11 @@ impl Broker {
         self.now_ms
     }
 
+    /// The term in which the shard's next command will be written.
+    pub(crate) fn term(&self, shard: ShardId) -> u64 {
+        self.shards[&shard].core.replica().hard_state().term
+    }
+
     pub(crate) fn pass(&mut self, ms: i64) {
         self.now_ms += ms;
     }
@@ -456,6 +461,9 @@ impl Cell {
             Effect::LogStart { partition, offset } => self.logs[&partition].set_log_start(offset),
             Effect::LocalStart { partition, offset } => {
                 self.logs[&partition].set_local_start(offset);
+            }
+            Effect::Restored { partition, log_start, end } => {
+                self.logs[&partition].restore(log_start, end);
             }
             Effect::Committed { .. }
             | Effect::GroupChanged(_)

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use ropewalk_disk::{Dice, Fault, Operation, SimDisk};
-use ropewalk_shard::{Outcome, PartitionId, ShardId, TopicId};
+use ropewalk_shard::command::TierChange;
+use ropewalk_shard::limits::TIER_OBJECTS_MAX;
+use ropewalk_shard::manifest::ObjectRef;
+use ropewalk_shard::{HistoryId, Outcome, PartitionId, ShardId, TopicId};
 
 use super::broker::{self, Broker, DecidedProposal, ProcessEnd, SHARDS};
 use super::oracle::{Model, Op, PartitionModel, SentBatch};
@@ -258,6 +261,8 @@ impl Machine {
                 }
                 model.apply(&Op::Append(vec![item.clone()]));
             }
+        } else if let Outcome::TierRefused(refusal) = outcome {
+            return Err(format!("T1: {op:?} was refused: {refusal}"));
         } else {
             model.apply(&op);
         }
@@ -282,6 +287,14 @@ impl Machine {
                 let end = model.partitions[&partition].next_offset;
                 Op::LogStart(partition, self.dice.below(end as u64 + 1) as i64)
             }
+            8..=12 => {
+                let partition = self.one_of(&partitions);
+                let term = broker.term(shard);
+                match self.tier_change(&model.partitions[&partition], term) {
+                    Some(change) => Op::Tier(partition, change),
+                    None => return,
+                }
+            }
             4..=7 => {
                 let group = format!("group-{}", self.dice.below(2));
                 let (partition, offset) = (self.one_of(&partitions), self.dice.below(50) as i64);
@@ -299,6 +312,23 @@ impl Machine {
             }
         };
         broker.propose(shard, op);
+    }
+
+    /// A change that the state accepts, if there is one.
+    fn tier_change(&mut self, kept: &PartitionModel, term: u64) -> Option<TierChange> {
+        let Some(tier) = kept.tier else { return Some(TierChange::Enable) };
+        if self.dice.one_in(2) {
+            let span = tier.end - tier.local_start;
+            let by = self.dice.below(span as u64 + 1) as i64;
+            return Some(TierChange::SetLocalStart(tier.local_start + by));
+        }
+        let span = kept.next_offset - tier.end;
+        if span == 0 || tier.objects == TIER_OBJECTS_MAX {
+            return None;
+        }
+        let end = tier.end + 1 + self.dice.below(span as u64) as i64;
+        let digest = self.dice.draw();
+        Some(TierChange::AddObject(ObjectRef { end, digest, ..object(tier.end, term) }))
     }
 
     fn open(&mut self) -> Op {
@@ -345,8 +375,8 @@ impl Machine {
     fn read(&mut self, broker: &Broker) -> Result<(), String> {
         for (shard, model) in &self.models {
             for (partition, kept) in &model.partitions {
-                let span = kept.next_offset - kept.log_start;
-                let from = kept.log_start + self.dice.below(span as u64 + 1) as i64;
+                let span = kept.next_offset - kept.local_start();
+                let from = kept.local_start() + self.dice.below(span as u64 + 1) as i64;
                 let bytes_max = self.dice.below(20_000) as usize;
                 let compared = broker
                     .look(*shard, |_, logs| kept.compare_from(&logs[partition], from, bytes_max));
@@ -357,5 +387,18 @@ impl Machine {
             }
         }
         Ok(())
+    }
+}
+
+fn object(base: i64, term: u64) -> ObjectRef {
+    ObjectRef {
+        base,
+        end: base + 1,
+        history: HistoryId(1),
+        term,
+        size_bytes: 1,
+        digest: 0,
+        max_timestamp_ms: 1_000,
+        first_epoch: 0,
     }
 }

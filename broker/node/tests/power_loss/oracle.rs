@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use ropewalk_batch::{Builder, PREFIX_LEN};
 use ropewalk_shard::command::{
-    Append, Command, CommitOffsets, OffsetCommit, OpenPartition, ShardCommand,
+    Append, ChangeTier, Command, CommitOffsets, OffsetCommit, OpenPartition, ShardCommand,
+    TierChange,
 };
+use ropewalk_shard::manifest::ObjectRef;
 use ropewalk_shard::{PartitionId, State};
 use ropewalk_store::PartitionLog;
 
@@ -18,6 +20,7 @@ pub(crate) enum Op {
     Append(Vec<(PartitionId, SentBatch)>),
     LogStart(PartitionId, i64),
     Commit { group: String, partition: PartitionId, offset: i64 },
+    Tier(PartitionId, TierChange),
 }
 
 /// A batch of an idempotent producer.
@@ -58,6 +61,10 @@ impl Op {
             Self::LogStart(partition, offset) => {
                 ShardCommand::AdvanceLogStart(vec![(*partition, *offset)])
             }
+            Self::Tier(partition, change) => ShardCommand::ChangeTier(ChangeTier {
+                change: change.clone(),
+                partition: *partition,
+            }),
             Self::Commit { group, partition, offset } => {
                 let commit = OffsetCommit {
                     offset: *offset,
@@ -89,6 +96,15 @@ pub(crate) struct PartitionModel {
     pub(crate) log_start: i64,
     pub(crate) next_offset: i64,
     pub(crate) batches: Vec<(i64, SentBatch)>,
+    pub(crate) tier: Option<TierModel>,
+}
+
+/// The expected tier of one partition. The bucket itself is not modelled: it loses no power.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TierModel {
+    pub(crate) local_start: i64,
+    pub(crate) end: i64,
+    pub(crate) objects: usize,
 }
 
 impl PartitionModel {
@@ -96,6 +112,27 @@ impl PartitionModel {
     pub(crate) fn find(&self, producer: i64, sequence: i32) -> Option<i64> {
         let same = |sent: &SentBatch| sent.producer == producer && sent.sequence == sequence;
         self.batches.iter().find(|(_, sent)| same(sent)).map(|(offset, _)| *offset)
+    }
+
+    /// The first offset that the disk holds.
+    pub(crate) fn local_start(&self) -> i64 {
+        self.tier.map_or(self.log_start, |tier| tier.local_start)
+    }
+
+    fn change_tier(&mut self, change: &TierChange) {
+        match (change, &mut self.tier) {
+            (TierChange::Enable, tier @ None) => {
+                let at = self.log_start;
+                *tier = Some(TierModel { local_start: at, end: at, objects: 0 });
+            }
+            (TierChange::AddObject(ObjectRef { end, .. }), Some(tier)) => {
+                (tier.end, tier.objects) = (*end, tier.objects + 1);
+            }
+            (TierChange::SetLocalStart(offset), Some(tier)) => {
+                tier.local_start = tier.local_start.max(*offset);
+            }
+            (other, tier) => panic!("{other:?} is never proposed for {tier:?}"),
+        }
     }
 
     pub(crate) fn next_sequence(&self, producer: i64) -> i32 {
@@ -125,6 +162,15 @@ impl Model {
             Op::LogStart(partition, offset) => {
                 if let Some(kept) = self.partitions.get_mut(partition) {
                     kept.log_start = kept.log_start.max(*offset.min(&kept.next_offset));
+                    if let Some(tier) = &mut kept.tier {
+                        tier.local_start = tier.local_start.max(kept.log_start);
+                        tier.end = tier.end.max(kept.log_start);
+                    }
+                }
+            }
+            Op::Tier(partition, change) => {
+                if let Some(kept) = self.partitions.get_mut(partition) {
+                    kept.change_tier(change);
                 }
             }
             Op::Commit { group, partition, offset } => {
@@ -147,8 +193,14 @@ impl Model {
         for (partition, kept) in &self.partitions {
             let log = log(partition).ok_or_else(|| format!("{partition} has no log"))?;
             kept.compare(log).map_err(|wrong| format!("{partition}: {wrong}"))?;
-            if state.partitions[partition].next_offset != kept.next_offset {
+            let found = &state.partitions[partition];
+            if found.next_offset != kept.next_offset {
                 return Err(format!("O1: {partition} and its state end apart"));
+            }
+            let found = found.tier.as_deref().map(|tier| (tier.local_start, tier.end));
+            let expected = kept.tier.map(|tier| (tier.local_start, tier.end));
+            if found != expected {
+                return Err(format!("T1: the tier of {partition} is {found:?}, not {expected:?}"));
             }
         }
         for ((group, partition), offset) in &self.commits {
@@ -164,11 +216,12 @@ impl Model {
 
 impl PartitionModel {
     fn compare(&self, log: &PartitionLog) -> Result<(), String> {
-        let found = (log.log_start(), log.high_watermark());
-        if found != (self.log_start, self.next_offset) {
-            return Err(format!("holds {found:?}, not {:?}", (self.log_start, self.next_offset)));
+        let found = (log.log_start(), log.local_start(), log.high_watermark());
+        let expected = (self.log_start, self.local_start(), self.next_offset);
+        if found != expected {
+            return Err(format!("holds {found:?}, not {expected:?}"));
         }
-        self.compare_from(log, self.log_start, usize::MAX)
+        self.compare_from(log, self.local_start(), usize::MAX)
     }
 
     /// Checks that reading from an offset on returns exactly what was sent.

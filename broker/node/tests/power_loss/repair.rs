@@ -32,11 +32,12 @@ fn is_given_up(findings: &[Finding], partition: PartitionId, offset: i64) -> boo
     })
 }
 
-/// Checks that every batch that was not reported as lost is in the log, as it was sent.
+/// Checks that every batch that was not reported as lost, and not left to the bucket, is in the log
+/// as it was sent.
 fn compare(log: &PartitionLog, kept: &PartitionModel, findings: &[Finding], context: &str) {
     let partition = log.partition();
     let mut found = BTreeMap::new();
-    let mut at = log.log_start();
+    let mut at = log.local_start();
     while at < log.high_watermark() {
         let chunk = log.read(at, usize::MAX, true).expect("nothing is damaged any more");
         if chunk.next_offset <= at {
@@ -57,7 +58,7 @@ fn compare(log: &PartitionLog, kept: &PartitionModel, findings: &[Finding], cont
                 assert_eq!(batch, sent.bytes.slice(PREFIX_LEN..), "{partition} {offset}")
             }
             None => assert!(
-                end <= kept.log_start || is_given_up(findings, partition, end - 1),
+                end <= kept.local_start() || is_given_up(findings, partition, end - 1),
                 "D3: {context}: {partition} lost {offset} and the repair did not report it: {findings:?}"
             ),
         }

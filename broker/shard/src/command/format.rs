@@ -57,6 +57,7 @@ fn of_tier_change(change: &TierChange) -> u8 {
         | TierChange::SetLocalStart(_)
         | TierChange::DropObjects { .. }
         | TierChange::ObjectsDeleted { .. } => 8,
+        TierChange::Restore(_) => 9,
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::PartitionId;
-use crate::manifest::{ObjectRef, PageRef};
+use crate::manifest::{ObjectRef, PageRef, RestoredPartition};
 
 /// A change of the tier of one partition. The state refuses one that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,4 +45,7 @@ pub enum TierChange {
         /// The digests of the replaced pages that were deleted.
         pages: Vec<u64>,
     },
+    /// An empty partition continues from objects that the bucket has, as a restore found them.
+    /// Since format 9.
+    Restore(Box<RestoredPartition>),
 }

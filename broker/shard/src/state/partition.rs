@@ -295,6 +295,9 @@ impl Partition {
         clock_ms: i64,
         change: TierChange,
     ) -> Result<Changed, TierRefusal> {
+        if let TierChange::Restore(restored) = change {
+            return self.restore(term, clock_ms, *restored);
+        }
         let (log_start, next_offset) = (self.log_start, self.next_offset);
         if change == TierChange::Enable {
             self.tier.get_or_insert_with(|| Box::new(Tier::new(log_start)));

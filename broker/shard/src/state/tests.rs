@@ -17,6 +17,7 @@ use crate::state::partition::EpochStart;
 mod digests;
 mod entries;
 mod groups;
+mod restore;
 mod tier;
 
 const TERM: u64 = 3;

@@ -131,6 +131,27 @@ pub enum TierRefusal {
         /// The end of what was dropped.
         dropped: i64,
     },
+    /// A partition that is to be restored has records, or had some. Since format 9, like all below.
+    #[error("the partition is not empty: its next offset is {next_offset}")]
+    NotEmpty {
+        /// The end of its log.
+        next_offset: i64,
+    },
+    /// The objects of a partition that is to be restored leave a gap or overlap.
+    #[error("the objects do not follow one another from the log start to the end")]
+    NotContiguous,
+    /// The leader epochs or producers of a partition that is to be restored are out of order.
+    #[error("the leader epochs or the producers are out of order")]
+    OutOfOrder,
+    /// A leader epoch in the objects is not below those that new records get, so clients would
+    /// take the new leader for an older one.
+    #[error("an object has records of leader epoch {found}, the current one is {current}")]
+    EpochNotBelow {
+        /// The highest epoch in the objects.
+        found: i32,
+        /// The current leader epoch.
+        current: i32,
+    },
 }
 
 /// What a partition references a bounded number of.
@@ -144,6 +165,10 @@ pub enum Bounded {
     ReplacedPages,
     /// Objects or pages that one page lists.
     Entries,
+    /// Leader epochs. Since format 9, like all below.
+    Epochs,
+    /// Idempotent producers, or batches of one of them.
+    Producers,
 }
 
 impl std::fmt::Display for Bounded {
@@ -153,6 +178,8 @@ impl std::fmt::Display for Bounded {
             Self::Pages => "pages",
             Self::ReplacedPages => "replaced pages",
             Self::Entries => "entries in a page",
+            Self::Epochs => "leader epochs",
+            Self::Producers => "producers, or batches of one of them",
         })
     }
 }
@@ -166,6 +193,8 @@ pub(super) enum Changed {
     Tier,
     /// The local start was raised to this offset.
     LocalStart(i64),
+    /// The partition was restored: its log starts and ends at these offsets.
+    Restored { log_start: i64, end: i64 },
 }
 
 /// What a change of a tier is checked against.
@@ -208,6 +237,7 @@ impl Tier {
             TierChange::SetLocalStart(offset) => self.set_local_start(offset),
             TierChange::DropObjects { through } => self.drop_objects(log_start, clock_ms, through),
             TierChange::ObjectsDeleted { through, pages } => self.deleted(through, &pages),
+            TierChange::Restore(_) => unreachable!("a partition is restored as a whole"),
         }
     }
 
@@ -375,7 +405,7 @@ fn same_term(written: u64, current: u64) -> Result<(), TierRefusal> {
     if written == current { Ok(()) } else { Err(TierRefusal::WrongTerm { written, current }) }
 }
 
-fn room_for(what: Bounded, count: usize, max: usize) -> Result<(), TierRefusal> {
+pub(super) fn room_for(what: Bounded, count: usize, max: usize) -> Result<(), TierRefusal> {
     if count < max { Ok(()) } else { Err(TierRefusal::TooMany { what, count: max }) }
 }
 

@@ -7,11 +7,23 @@ use ropewalk_shard::PartitionId;
 use ropewalk_shard::command::{CommitOffsets, MemberClaim, OffsetCommit, ShardCommand};
 use ropewalk_shard::state::group::CommittedOffset;
 
-use super::group_handle::{durable, durable_once};
+use super::group_handle::{PendingOutcome, durable, durable_once};
 use super::{Coordinator, refusal};
 use crate::group::Refusal;
 use crate::group::classic::{ClassicGroup, Phase};
 use crate::group::subscription::SubscribedTopics;
+
+/// Offsets that are proposed. They may be stored even if this is dropped.
+#[derive(Debug)]
+pub(crate) struct PendingCommit(PendingOutcome);
+
+impl PendingCommit {
+    /// Waits until the offsets are durable.
+    pub(crate) async fn stored(self) -> Result<(), Refusal> {
+        let Self(proposed) = self;
+        durable(proposed).await
+    }
+}
 
 impl Coordinator {
     /// `offset.metadata.max.bytes`: the longest metadata string of a commit, in UTF-16 code units
@@ -20,29 +32,30 @@ impl Coordinator {
         self.options.metadata_units_max
     }
 
-    /// Commits offsets; they are durable when this returns. A generation below 0 is a client
-    /// without membership. The caller bounds the size of `offsets`, because they are one entry.
-    pub(crate) async fn commit(
+    /// Proposes a commit of offsets; they are durable when the result is. A generation below 0 is a
+    /// client without membership. The caller bounds the size of `offsets`, because they are one
+    /// entry. Commits are stored in the order of the calls.
+    pub(crate) fn commit(
         self: &Arc<Self>,
         group: &str,
-        claim: MemberClaim,
-        offsets: Vec<(PartitionId, OffsetCommit)>,
-    ) -> Result<(), Refusal> {
+        claim: &MemberClaim,
+        offsets: &[(PartitionId, OffsetCommit)],
+    ) -> Result<PendingCommit, Refusal> {
         self.check_new(group)?;
         let proposed = self.with_handle(group, |handle| {
             let exists = handle.shard().state().groups.contains_key(group);
-            let has_room = self.offset_sizes.admit(handle.shard(), group, &offsets);
+            let has_room = self.offset_sizes.admit(handle.shard(), group, offsets);
             handle.step(self, |machine, now_ms| {
-                let member = admitted(machine, exists, &claim, now_ms);
+                let member = admitted(machine, exists, claim, now_ms);
                 let proposed = member.and_then(|member| has_room.map(|()| member)).map(|member| {
-                    let (group, offsets) = (group.to_owned(), offsets.clone());
+                    let (group, offsets) = (group.to_owned(), offsets.to_vec());
                     let commit = CommitOffsets { group, member, offsets };
                     handle.submit(ShardCommand::CommitOffsets(commit))
                 });
                 (proposed, Default::default())
             })
         })??;
-        durable(proposed).await
+        Ok(PendingCommit(proposed))
     }
 
     /// Waits until every acknowledged command is visible in the group's shard, and returns the

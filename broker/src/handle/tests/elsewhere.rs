@@ -22,9 +22,10 @@ use ropewalk_codec::sync_group_request::{SyncGroupRequest, SyncGroupRequestAssig
 use ropewalk_shard::ShardId;
 use ropewalk_shard::engine::MembersChange;
 
-use super::records::{batch, fetch, from, produce};
+use super::records::{batch, fetch, from, numbered, produce};
 use super::trio::{INTERNAL, PUBLIC, SHARD, Trio, replica};
 use super::*;
+use crate::listen::{Lane, Lanes};
 
 const NOT_LEADER: i16 = ErrorCode::NotLeaderOrFollower.code();
 
@@ -491,6 +492,31 @@ async fn the_replicas_of_a_topic_are_those_of_the_cluster() {
     let answer =
         list_partition_reassignments::handle(&trio.brokers[2], &call, Default::default()).await;
     assert!(answer.expect("answered").topics.is_empty(), "no replica is being added");
+    trio.stop().await;
+}
+
+/// A partition accepts any first sequence of a producer that it does not know, and the broker that
+/// refused the first batch may lead when the second comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_batch_overtakes_one_of_a_new_producer_that_met_no_leader() {
+    let trio = Trio::new().await;
+    let shard = trio.brokers[1].node.shard(SHARD).expect("it holds the shard");
+    trio.within("it is open", || (!shard.partitions().is_empty()).then_some(())).await;
+    let connection = trio.call(ApiKey::Produce, 9, PUBLIC).await;
+    let send = async |sequence| {
+        let share = Lanes::new(1 << 20).acquire(Lane::Bulk, 1).await;
+        let peer = Arc::clone(&connection.peer);
+        let call = Call { peer, ..Call::of_test(ApiKey::Produce, share) };
+        let proposed = produce::propose(&trio.brokers[1], &call, numbered(0, sequence)).await;
+        let answer = proposed.expect("checked").answer(&trio.brokers[1], &call).await;
+        let answer = answer.expect("answered").expect("acks are not 0");
+        let part = &answer.responses[0].partition_responses[0];
+        (part.error_code, part.base_offset)
+    };
+    assert_eq!(send(0).await, (NOT_LEADER, -1));
+    trio.lead(SHARD, 1).await;
+    assert_eq!(send(1).await, (ErrorCode::NotEnoughReplicas.code(), -1), "0 is not stored");
+    assert_eq!([send(0).await, send(1).await], [(0, 0), (0, 1)]);
     trio.stop().await;
 }
 

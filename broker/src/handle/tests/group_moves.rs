@@ -116,8 +116,10 @@ impl Trio {
             }],
             ..Default::default()
         };
-        let answer = offset_commit::handle(&self.brokers[at], &call, request).await;
-        answer.expect("answered").topics[0].partitions[0].error_code
+        let proposed = offset_commit::propose(&self.brokers[at], &call, request).await;
+        let answer = proposed.expect("checked").answer(&self.brokers[at], &call).await;
+        let answer = answer.expect("answered").expect("with a response");
+        answer.topics[0].partitions[0].error_code
     }
 
     /// Error code and committed offset.

@@ -421,3 +421,61 @@ async fn offsets_of_a_topic_that_a_member_reads_are_not_deleted() {
     assert_eq!(left, 5);
     client.broker.stop().await;
 }
+
+fn commit_of_nobody(committed_offset: i64) -> OffsetCommitRequest {
+    let partition = OffsetCommitRequestPartition { committed_offset, ..Default::default() };
+    let (name, partitions) = ("t".into(), vec![partition]);
+    let topics = vec![OffsetCommitRequestTopic { name, partitions, ..Default::default() }];
+    let generation_id_or_member_epoch = -1;
+    let group_id = "g".into();
+    OffsetCommitRequest { group_id, generation_id_or_member_epoch, topics, ..Default::default() }
+}
+
+/// A client that commits after every record, and does not wait, has many on their way.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_one_connection_do_not_wait_for_each_other_and_keep_their_order() {
+    let mut client = Client::new().await;
+    let ctx = Arc::clone(client.broker.context());
+    let share = crate::listen::Lanes::new(1).acquire(crate::listen::Lane::Small, 1).await;
+    let call = Call::of_test(ApiKey::OffsetCommit, share);
+    let mut proposed = Vec::new();
+    for offset in [7, 5] {
+        let pending = offset_commit::propose(&ctx, &call, commit_of_nobody(offset)).await;
+        proposed.push(pending.expect("checked"));
+    }
+    for pending in proposed {
+        let answer = pending.answer(&ctx, &call).await.expect("answered").expect("a response");
+        assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+    }
+    let route = ROUTES.iter().find(|route| route.key == ApiKey::OffsetCommit).expect("served");
+    assert_eq!(route.turn, Turn::Pipelined);
+
+    let topic = OffsetFetchRequestTopic { name: "t".into(), partition_indexes: vec![0] };
+    let asked = OffsetFetchRequest {
+        group_id: "g".into(),
+        topics: Some(vec![topic]),
+        ..Default::default()
+    };
+    let committed = client.ask(7, &asked).await.topics[0].partitions[0].committed_offset;
+    assert_eq!(committed, 5, "the last one, although it is lower");
+
+    let mut stream = connect(&client.broker).await;
+    for id in 0..20 {
+        let frame = encode_request(id, Some("t"), 8, &commit_of_nobody(i64::from(20 - id)));
+        stream.write_all(&frame.expect("it encodes").into_bytes()).await.expect("sent");
+    }
+    for expected in 0..20 {
+        let read = async {
+            let mut body = vec![0; stream.read_u32().await.expect("an answer") as usize];
+            stream.read_exact(&mut body).await.expect("the whole answer");
+            body
+        };
+        let body = timeout(SOON, read).await.expect("in time");
+        let decoded = decode_response::<OffsetCommitRequest>(body.into(), 8);
+        let (id, answer) = decoded.expect("it decodes");
+        assert_eq!((id, answer.topics[0].partitions[0].error_code), (expected, 0));
+    }
+    let committed = client.ask(7, &asked).await.topics[0].partitions[0].committed_offset;
+    assert_eq!(committed, 1);
+    client.broker.stop().await;
+}

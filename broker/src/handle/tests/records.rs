@@ -243,15 +243,49 @@ async fn fetch_waits_for_enough_and_never_returns_nothing_of_a_large_batch() {
     client.broker.stop().await;
 }
 
+/// A Produce of one record of an idempotent producer.
+pub(super) fn numbered(epoch: i16, sequence: i32) -> ProduceRequest {
+    let builder = Builder::new().producer(77, epoch, sequence);
+    let batch = builder.record(crate::clock::now_ms(), None, Some(b"v")).build();
+    produce("t", -1, vec![(0, batch)])
+}
+
+/// After an out-of-order error, librdkafka begins a new producer epoch and sends again in it all
+/// whose outcome it does not know, which is then stored twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_comes_too_early_is_out_of_order_only_if_it_is_so_again() {
+    let mut client = Client::new().await;
+    let early = (ErrorCode::NotEnoughReplicas, -1);
+    let out_of_order = (ErrorCode::OutOfOrderSequenceNumber, -1);
+    let stored = |offset| (ErrorCode::None, offset);
+    for (epoch, sequence, expected) in [
+        (0, 0, stored(0)),
+        (0, 2, early),
+        (0, 3, early),
+        (0, 1, stored(1)),
+        (0, 2, stored(2)),
+        (0, 3, stored(3)),
+        (0, 5, early),
+        (0, 5, out_of_order),
+        (0, 4, stored(4)),
+        (0, 1, stored(1)),
+        (1, 1, early),
+        (1, 0, stored(5)),
+        (1, 1, stored(6)),
+    ] {
+        let answer = client.ask(9, &numbered(epoch, sequence)).await;
+        let part = &answer.responses[0].partition_responses[0];
+        let (code, offset) = expected;
+        assert_eq!((part.error_code, part.base_offset), (code.code(), offset), "{sequence}");
+    }
+    client.broker.stop().await;
+}
+
 /// A partition accepts any first sequence of an unknown producer.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_batch_overtakes_one_of_a_new_producer_that_found_no_memory() {
     let client = Client::new().await;
-    let numbered = |timeout_ms, sequence| {
-        let builder = Builder::new().producer(77, 0, sequence);
-        let batch = builder.record(crate::clock::now_ms(), None, Some(b"v")).build();
-        ProduceRequest { timeout_ms, ..produce("t", -1, vec![(0, batch)]) }
-    };
+    let numbered = |timeout_ms, sequence| ProduceRequest { timeout_ms, ..numbered(0, sequence) };
     let budget = Arc::clone(client.broker.context().node.tail_budget());
     let all = 1 << 40;
     let _short = budget.take(all);

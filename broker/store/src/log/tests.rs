@@ -435,3 +435,46 @@ fn is_notified(waiter: &Waiter) -> bool {
     let changed = std::pin::pin!(waiter.changed());
     changed.poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
+
+#[test]
+fn t2_o4_a_restored_log_begins_at_its_end_and_survives_a_power_loss() {
+    let mut fixture = Fixture::new();
+    fixture.log.restore(3, 60);
+    (fixture.log_start, fixture.local_start) = (3, 60);
+    let range = fixture.log.remote_range(10);
+    assert_eq!(range.map(|range| (range.from, range.until)), Some((10, 60)));
+    assert_eq!(fixture.log.read(60, usize::MAX, true).unwrap().next_offset, 60);
+    for base_offset in [60, 62] {
+        let batch = batch(base_offset, 2);
+        fixture.log.append(batch.clone(), 0);
+        fixture.model.push(batch);
+    }
+    let check = |fixture: &Fixture| {
+        let starts = (fixture.log.log_start(), fixture.log.local_start());
+        assert_eq!((starts, fixture.log.high_watermark()), ((3, 60), 64));
+        let chunk = fixture.log.read(60, usize::MAX, true).unwrap();
+        assert!(joined(&chunk) == whole(&fixture.model), "{:?}", shape(&chunk));
+        assert!(matches!(fixture.log.read(59, usize::MAX, true), Err(ReadError::Remote(_))));
+    };
+    check(&fixture);
+    for act in [Act::Spill, Act::Flush] {
+        fixture.act(&act);
+        check(&fixture);
+        fixture.act(&Act::Checkpoint);
+        assert_eq!(fixture.checkpoint.local_start, 60);
+        fixture.reopen();
+        check(&fixture);
+    }
+}
+
+/// Without any record behind it.
+#[test]
+fn t2_an_empty_restored_log_survives_a_power_loss() {
+    let mut fixture = Fixture::new();
+    fixture.log.restore(3, 60);
+    fixture.checkpoint = fixture.log.capture(60).unwrap().files;
+    (fixture.checkpoint_start, fixture.log_start, fixture.local_start) = (3, 3, 60);
+    fixture.reopen();
+    let starts = (fixture.log.log_start(), fixture.log.local_start());
+    assert_eq!((starts, fixture.log.high_watermark()), ((3, 60), 60));
+}

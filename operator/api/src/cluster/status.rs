@@ -43,6 +43,16 @@ pub struct BrokerClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap_servers: Option<String>,
 
+    /// Bucket and prefix that the brokers use for older messages, as a URL. From then on they are
+    /// immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 384))]
+    pub bucket: Option<String>,
+    /// Upper bound of the age of messages of Queues with `tiering` that are not in the bucket yet,
+    /// seconds: what the loss of all volumes would lose. Absent while it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_loss_window_seconds: Option<i64>,
+
     /// Capacity of the largest broker volume: the lower bound of `storage.size`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]

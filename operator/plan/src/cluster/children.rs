@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use super::labels::Labels;
 use super::properties::{ADMIN_PORT, KAFKA_PORT};
-use super::{Broker, ValidCluster, applied, labels, pod, properties};
+use super::{Broker, ValidCluster, applied, labels, object_storage, pod, properties};
 use crate::intent;
 
 /// Longest pod template that is recorded as an annotation, bytes: all annotations of an object have
@@ -109,8 +109,13 @@ fn keeping() -> BTreeMap<String, String> {
 }
 
 fn service_account(cluster: &ValidCluster) -> ServiceAccount {
+    let storage = cluster.object_storage.as_ref();
+    let annotations = storage.and_then(object_storage::web_identity).map(|of| &of.annotations);
     hashed(ServiceAccount {
-        metadata: owned(cluster, names::brokers(&cluster.name), None),
+        metadata: ObjectMeta {
+            annotations: annotations.filter(|of| !of.is_empty()).cloned(),
+            ..owned(cluster, names::brokers(&cluster.name), None)
+        },
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     })
@@ -182,6 +187,14 @@ fn matching(labels: Labels) -> LabelSelector {
 
 fn config_map(cluster: &ValidCluster, broker: &Broker) -> ConfigMap {
     config_map_with(cluster, broker, &properties::file(cluster, broker))
+}
+
+/// The ConfigMap of a broker as the pod of the next template reads it, if it differs from the one
+/// that the present pod may read: written together with the template.
+#[must_use]
+pub fn next_config_map(cluster: &ValidCluster, broker: &Broker) -> Option<ConfigMap> {
+    let next = Broker { has_storage_files: true, ..broker.clone() };
+    (!broker.has_storage_files).then(|| config_map(cluster, &next))
 }
 
 /// The ConfigMap of a broker with the given settings file.

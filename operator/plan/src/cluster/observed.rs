@@ -13,6 +13,8 @@ use ropewalk_operator_api::names;
 
 /// Name of the container that runs the broker.
 pub const CONTAINER: &str = "broker";
+/// Name of the init container that restores the first broker of a cluster with `restoreFrom`.
+pub const RESTORE_CONTAINER: &str = "restore";
 
 /// Restarts of the container after which a recent end counts as a crash loop.
 const ENDS_MIN: i32 = 2;
@@ -45,6 +47,9 @@ pub struct Observed {
     /// The last warning Event about an object, by its name. Read only for objects that are not
     /// ready.
     pub warnings: BTreeMap<String, String>,
+    /// What a new pod would wait for: a Secret or ConfigMap that the bucket needs, as a message for
+    /// administrators.
+    pub missing_input: Option<String>,
     /// Another operator that changes the same brokers, as a message for administrators.
     pub conflict: Option<String>,
     /// Consumers that have to be scaled down before the pods of a hibernating cluster stop; `None`
@@ -78,6 +83,36 @@ pub struct Answer {
     pub settings: AnswerSettings,
     /// State of its recovery.
     pub recovery: AnswerRecovery,
+    /// State of its bucket; absent without one, and in older releases.
+    pub tier: Option<AnswerTier>,
+}
+
+/// The bucket of a broker, as it reports it.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AnswerTier {
+    /// Bucket and prefix as a URL.
+    pub url: String,
+    /// The broker examined the bucket and claimed it for its cluster.
+    pub claimed: bool,
+    /// The last failure; absent while the bucket works.
+    pub failure: Option<AnswerFailure>,
+    /// How long the oldest record waits that is to be uploaded, seconds.
+    pub not_uploaded_seconds: i64,
+    /// After how long the broker uploads a record at the latest, seconds.
+    pub upload_max_age_seconds: i64,
+}
+
+/// A failure of a bucket.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AnswerFailure {
+    /// Kind of the failure, one word; the operator has no advice for unknown kinds.
+    pub kind: String,
+    /// What the broker wanted to do, one word; absent if it is not about a request.
+    pub operation: Option<String>,
+    /// A text for people: the answer of the store, and what to do.
+    pub message: String,
 }
 
 /// A condition of a broker besides its readiness.
@@ -209,6 +244,13 @@ pub fn pod_condition_since(pod: &Pod, kind: &str) -> Option<i64> {
 pub fn container_of(pod: &Pod) -> Option<&ContainerStatus> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     statuses.iter().find(|status| status.name == CONTAINER)
+}
+
+/// The status of the container that restores a broker.
+#[must_use]
+pub fn restore_container(pod: &Pod) -> Option<&ContainerStatus> {
+    let statuses = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    statuses.iter().find(|status| status.name == RESTORE_CONTAINER)
 }
 
 /// Whether the process of a broker runs, ready or not.

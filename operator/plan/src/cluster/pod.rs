@@ -22,9 +22,9 @@ use kube::core::ObjectMeta;
 use ropewalk_operator_api::cluster::PodIds;
 use ropewalk_operator_api::names;
 
-use super::observed::CONTAINER;
+use super::observed::{CONTAINER, RESTORE_CONTAINER};
 use super::properties::{ADMIN_PORT, CONFIG_PATH, KAFKA_PORT, VOLUME_PATH};
-use super::{Broker, ValidCluster, labels};
+use super::{Broker, ValidCluster, labels, object_storage};
 
 /// Grace period, seconds. Kubernetes kills a broker that takes longer; it then recovers as after
 /// any crash.
@@ -68,8 +68,9 @@ fn spec(cluster: &ValidCluster, broker: &Broker) -> PodSpec {
         termination_grace_period_seconds: Some(STOP_SECONDS),
         security_context: Some(security_context(extra.security_context.as_ref())),
         topology_spread_constraints: Some(spread(&cluster.name)),
+        init_containers: restore(cluster, broker).map(|container| vec![container]),
         containers: vec![container(cluster, broker)],
-        volumes: Some(vec![data_volume(cluster, broker), config_volume(cluster, broker)]),
+        volumes: Some(volumes(cluster, broker)),
         node_selector: unless_empty(extra.node_selector.clone()),
         tolerations: (!extra.tolerations.is_empty()).then(|| extra.tolerations.clone()),
         affinity: extra.affinity.clone(),
@@ -103,39 +104,91 @@ fn security_context(ids: Option<&PodIds>) -> PodSecurityContext {
 fn container(cluster: &ValidCluster, broker: &Broker) -> Container {
     let config = format!("{CONFIG_PATH}/broker.properties");
     let args = ["run", "--config", &config, "--log-format", "json"].map(str::to_owned);
-    let env = cluster.pod_template.env.iter().map(|variable| EnvVar {
-        name: variable.name.clone(),
-        value: Some(variable.value.clone()),
-        value_from: None,
-    });
-    let env: Vec<_> = env.collect();
+    let env = environment(cluster);
     Container {
         name: CONTAINER.to_owned(),
         image: Some(broker.image.clone()),
         args: Some(args.into()),
         ports: Some(vec![port("kafka", KAFKA_PORT), port("admin", ADMIN_PORT)]),
         resources: Some(resources(cluster)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                ..Capabilities::default()
-            }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted()),
         // Alive as soon as the process answers: a long recovery is no reason to kill it.
         startup_probe: Some(probe("/live", 1, 120)),
         liveness_probe: Some(probe("/live", 10, 3)),
         readiness_probe: Some(probe("/ready", 2, 2)),
-        volume_mounts: Some(vec![
-            mount("data", VOLUME_PATH, None),
-            mount("config", CONFIG_PATH, Some(true)),
-        ]),
+        volume_mounts: Some(mounts(cluster)),
         image_pull_policy: cluster.pull_policy.map(str::to_owned),
         env: (!env.is_empty()).then_some(env),
         ..Container::default()
     }
+}
+
+fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            ..Capabilities::default()
+        }),
+        ..SecurityContext::default()
+    }
+}
+
+/// Fills the empty volume of the first broker from the bucket. It runs before each start of the
+/// broker, and ends at once when the volume is restored. A volume that was filled before and is
+/// empty is restored only with the permission that an empty volume needs (D4).
+fn restore(cluster: &ValidCluster, broker: &Broker) -> Option<Container> {
+    let (from, storage) = (cluster.restore_from.as_ref()?, cluster.object_storage.as_ref()?);
+    let is_first = cluster.brokers.first().is_some_and(|first| first.id == broker.id);
+    let config = format!("{CONFIG_PATH}/broker.properties");
+    let (url, data) = (storage.url(), format!("{VOLUME_PATH}/data"));
+    let args = ["--log-format", "json", "restore", "--from", &url, "--data-dir", &data];
+    let mut args: Vec<&str> = args.into();
+    args.extend(["--config", &config, "--if-format-allowed"]);
+    args.extend(from.without_catalog.then_some("--without-catalog"));
+    args.extend(from.accept_loss.then_some("--accept-loss"));
+    let env = environment(cluster);
+    is_first.then(|| Container {
+        name: RESTORE_CONTAINER.to_owned(),
+        image: Some(broker.image.clone()),
+        args: Some(args.into_iter().map(str::to_owned).collect()),
+        resources: Some(resources(cluster)),
+        security_context: Some(restricted()),
+        volume_mounts: Some(mounts(cluster)),
+        image_pull_policy: cluster.pull_policy.map(str::to_owned),
+        env: (!env.is_empty()).then_some(env),
+        ..Container::default()
+    })
+}
+
+/// The variables of the user come last, so that they override those of the operator.
+fn environment(cluster: &ValidCluster) -> Vec<EnvVar> {
+    let users = &cluster.pod_template.env;
+    let is_users = |name: &str| users.iter().any(|variable| variable.name == name);
+    let storage = cluster.object_storage.iter().flat_map(object_storage::environment);
+    let storage = storage.filter(|variable| !is_users(&variable.name));
+    let users = users.iter().map(|variable| EnvVar {
+        name: variable.name.clone(),
+        value: Some(variable.value.clone()),
+        value_from: None,
+    });
+    storage.chain(users).collect()
+}
+
+fn volumes(cluster: &ValidCluster, broker: &Broker) -> Vec<Volume> {
+    let mut volumes = vec![data_volume(cluster, broker), config_volume(cluster, broker)];
+    volumes.extend(cluster.object_storage.as_ref().and_then(object_storage::volume));
+    volumes
+}
+
+fn mounts(cluster: &ValidCluster) -> Vec<VolumeMount> {
+    let mut mounts =
+        vec![mount("data", VOLUME_PATH, None), mount("config", CONFIG_PATH, Some(true))];
+    if cluster.object_storage.as_ref().and_then(object_storage::volume).is_some() {
+        mounts.push(mount(object_storage::VOLUME, object_storage::PATH, Some(true)));
+    }
+    mounts
 }
 
 fn port(name: &str, number: i32) -> ContainerPort {

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use ropewalk_operator_api::names;
 
-use super::{Broker, ValidCluster};
+use super::{Broker, ValidCluster, object_storage};
 use crate::intent;
 
 /// Port of the Kafka protocol.
@@ -53,6 +53,7 @@ fn decided(cluster: &ValidCluster, broker: &Broker) -> [(&'static str, String); 
 pub fn settings(cluster: &ValidCluster, broker: &Broker) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::from([(DEFAULT.0.to_owned(), DEFAULT.1.to_owned())]);
     settings.extend(cluster.config.clone());
+    settings.extend(cluster.object_storage.iter().flat_map(object_storage::settings));
     let decided = decided(cluster, broker).map(|(key, value)| (key.to_owned(), value));
     settings.extend(decided);
     settings
@@ -67,10 +68,14 @@ pub fn hash(settings: &BTreeMap<String, String>) -> String {
     intent::hash(&trimmed)
 }
 
-/// The settings file that the broker reads at its start.
+/// The settings file that the broker reads at its start. Without the settings of the bucket if they
+/// name files that only a pod of the next template has.
 #[must_use]
 pub fn file(cluster: &ValidCluster, broker: &Broker) -> String {
     let mut settings = settings(cluster, broker);
+    settings.retain(|key, _| {
+        broker.has_storage_files || !key.starts_with(object_storage::SETTINGS_PREFIX)
+    });
     if let Some(id) = &broker.format {
         settings.insert(FORMAT_KEY.to_owned(), id.clone());
     }

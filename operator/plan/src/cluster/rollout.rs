@@ -5,6 +5,7 @@
 //!
 //! - **K2** one broker at a time: while another broker is not ready, none is restarted.
 //! - **K4** no broker is stopped while its volume would be lost with its pod, or while it recovers.
+//! - No broker is stopped while its new pod could not start, because a Secret is missing.
 //! - **K5** only a request of the user restarts a broker. If the intent that the pod was started
 //!   with is the present one, the difference comes from the operator's release; it is shown in a
 //!   condition and waits.
@@ -69,6 +70,8 @@ pub enum Cause {
     Recovery,
     /// Its admin API does not answer while the process runs, so that its state is unknown.
     Answer,
+    /// A Secret or ConfigMap without which its new pod would not start.
+    Input(String),
 }
 
 /// A change that only a restart brings about.
@@ -126,6 +129,9 @@ fn forbidden(valid: &ValidCluster, observed: &Observed, id: i32) -> Option<Cause
     if let Some(threat) = volume::threat(observed, id) {
         let words = volume::rescue(observed, &valid.name, id).unwrap_or_default();
         return Some(Cause::Volume(threat, words));
+    }
+    if let Some(missing) = &observed.missing_input {
+        return Some(Cause::Input(missing.clone()));
     }
     // A broker in a crash loop needs the change that waits.
     if !valid.running || !is_running(pod) || keeps_ending(observed, pod) {

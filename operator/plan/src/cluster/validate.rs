@@ -11,13 +11,15 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::{Resource as _, ResourceExt as _};
-use ropewalk_operator_api::cluster::{BrokerStatus, PodTemplate, Resources, Rollout, RunState};
+use ropewalk_operator_api::cluster::{
+    BrokerStatus, ObjectStorage, PodTemplate, Resources, RestoreFrom, Rollout, RunState,
+};
 use ropewalk_operator_api::{
     BrokerCluster, BrokerClusterStatus, DeletionPolicy, ManagementState, Size, names,
 };
 use serde_json::json;
 
-use super::{Observed, applied, image, volume};
+use super::{Observed, applied, image, object_storage, volume};
 use crate::intent;
 
 /// Settings of the operator process.
@@ -79,6 +81,10 @@ pub struct ValidCluster {
     pub size: Size,
     /// Settings of the brokers by Kafka's names.
     pub config: std::collections::BTreeMap<String, String>,
+    /// The bucket for older messages.
+    pub object_storage: Option<ObjectStorage>,
+    /// What the first broker begins with, if not with an empty volume.
+    pub restore_from: Option<RestoreFrom>,
     /// Hashes of the user's intent.
     pub intent: Intent,
 }
@@ -142,6 +148,9 @@ pub struct Broker {
     pub size: String,
     /// Whether the data directory is known to have been formatted.
     pub formatted: bool,
+    /// Whether a pod that starts now has the files that the settings of the bucket name; also true
+    /// if there is no StatefulSet yet.
+    pub has_storage_files: bool,
     /// The accepted data loss, if no earlier format has used it.
     pub accepts_loss: Option<String>,
     /// The image of a new broker, if the user chose none and this broker runs another.
@@ -198,6 +207,8 @@ pub fn validate(
         storage_class: spec.storage.storage_class_name.clone(),
         size: spec.storage.size.clone(),
         config: spec.config.clone(),
+        object_storage: spec.object_storage.clone(),
+        restore_from: spec.restore_from.clone(),
         intent: intent_of(cluster),
     })
 }
@@ -263,6 +274,11 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
     let image = image::wanted(&cluster.spec, &settings.broker_image, current.as_deref());
     let default = image::wanted(&cluster.spec, &settings.broker_image, None);
     let newer_default = (!image::is_chosen(&cluster.spec) && default != image).then_some(default);
+    let template = observed.stateful_sets.get(&id).and_then(applied::template);
+    let has_storage_files = match (&cluster.spec.object_storage, template) {
+        (Some(storage), Some(template)) => object_storage::are_mounted(storage, &template),
+        (Some(_) | None, _) => true,
+    };
     Broker {
         id,
         image,
@@ -270,6 +286,7 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
         format,
         size: claim.map_or_else(|| wanted.to_string(), |claim| volume::request(claim, wanted)),
         formatted,
+        has_storage_files,
         accepts_loss,
     }
 }
@@ -281,14 +298,24 @@ fn is_chosen(set: &StatefulSet) -> bool {
 
 fn intent_of(cluster: &BrokerCluster) -> Intent {
     let spec = &cluster.spec;
-    let pod = json!({
+    let mut pod = json!({
         "version": spec.version,
         "image": spec.image,
         "resources": spec.resources,
         "podTemplate": spec.pod_template,
         "restart": cluster.annotations().get(names::ANNOTATION_RESTART),
     });
-    Intent { pod: intent::hash(&pod), config: intent::hash(&spec.config) }
+    let Some(storage) = &spec.object_storage else {
+        return Intent { pod: intent::hash(&pod), config: intent::hash(&spec.config) };
+    };
+    // Fields that this cluster does not have are in no hash, as in releases without them (K5).
+    pod["credentials"] = json!(storage.credentials);
+    pod["ca"] = json!(storage.ca);
+    if let Some(restore) = &spec.restore_from {
+        pod["restoreFrom"] = json!(restore);
+    }
+    let config = json!({"config": spec.config, "objectStorage": storage});
+    Intent { pod: intent::hash(&pod), config: intent::hash(&config) }
 }
 
 #[cfg(test)]
@@ -387,5 +414,18 @@ mod tests {
         assert_eq!(intent_of(&cluster), intent_of(&same));
         let intent = intent_of(&cluster);
         assert_eq!(Intent::parse(&intent.to_string()), Some(intent));
+    }
+
+    #[test]
+    fn a_bucket_is_a_setting_and_its_keys_are_in_the_pod_as_well() {
+        let intent =
+            |storage: &str| intent_of(&fixture::cluster(&format!("{{objectStorage: {storage}}}")));
+        let (none, bucket) = (intent_of(&fixture::cluster("{}")), intent("{bucket: abc}"));
+        assert_ne!(none.config, bucket.config);
+        let faster = intent("{bucket: abc, uploadMaxAgeSeconds: 60}");
+        assert_eq!(faster.pod, bucket.pod);
+        assert_ne!(faster.config, bucket.config);
+        let keys = intent("{bucket: abc, credentials: {secret: {name: keys}}}");
+        assert_ne!(keys.pod, bucket.pod);
     }
 }

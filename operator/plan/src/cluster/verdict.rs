@@ -16,6 +16,8 @@ use super::{Answer, Observed, ValidCluster, applied, volume};
 
 mod trouble;
 mod health;
+mod tiering;
+mod restored;
 
 pub use health::{WARNINGS, is_warning};
 pub use trouble::{Concern, Problem};
@@ -70,6 +72,8 @@ impl Facts<'_> {
             version: version.or(before.version),
             cluster_id: cluster_id.or(before.cluster_id),
             bootstrap_servers: Some(format!("{bootstrap}.{namespace}.svc:{KAFKA_PORT}")),
+            bucket: self.bucket().or(before.bucket),
+            data_loss_window_seconds: self.data_loss_window(),
             storage_capacity: self.storage_capacity(),
             highest_broker_id: self.valid.highest_broker_id,
             brokers: self.valid.brokers.iter().map(|broker| self.broker(broker.id)).collect(),
@@ -151,6 +155,8 @@ impl Facts<'_> {
         findings.push(self.degraded());
         findings.push(self.storage_full());
         findings.push(self.admin_reachable());
+        findings.extend(self.tiering_healthy());
+        findings.extend(self.restored());
         findings
     }
 
@@ -253,6 +259,9 @@ impl Facts<'_> {
             Cause::Answer => {
                 let words = "waits until the broker's admin API answers; see AdminReachable";
                 ("WaitingForAnswer", words.to_owned())
+            }
+            Cause::Input(missing) => {
+                ("WaitingForSecret", format!("waits, because a new pod would not start: {missing}"))
             }
         };
         (word, format!("broker {id}: {reason}; {rest}"))

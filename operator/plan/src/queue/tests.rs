@@ -62,6 +62,51 @@ fn five_lines_mean_kafkas_defaults() {
 }
 
 #[test]
+fn tiering_is_declared_in_kafkas_words() {
+    let tiered = |tiering: &str| {
+        let config = declaration(&queue(&format!("{{partitions: 2, tiering: {tiering}}}"))).config;
+        let is_tier = |key: &str| key.starts_with("remote.") || key.starts_with("local.");
+        let pairs = config.iter().filter(|(key, _)| is_tier(key));
+        pairs.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+    };
+    assert_eq!(tiered("{}"), ["remote.storage.enable=true"]);
+    let local = "{localRetention: {maxAgeSeconds: 60, maxSize: 1Gi}}";
+    let expected = [
+        "local.retention.bytes=536870912",
+        "local.retention.ms=60000",
+        "remote.storage.enable=true",
+    ];
+    assert_eq!(tiered(local), expected);
+    let kept = ["remote.log.copy.disable=true", "remote.storage.enable=true"];
+    assert_eq!(tiered("{mode: Keep}"), kept);
+    let discarded = ["remote.log.delete.on.disable=true", "remote.storage.enable=false"];
+    assert_eq!(tiered("{mode: Discard}"), discarded);
+    let none = declaration(&queue("{}")).config;
+    assert!(!none.keys().any(|key| key.starts_with("remote.")), "{none:?}");
+}
+
+#[test]
+fn a_queue_that_needs_a_bucket_which_its_cluster_lacks_says_so() {
+    let cluster = |spec: &str| -> BrokerCluster {
+        let text = format!(
+            "{{apiVersion: ropewalk.dev/v1alpha1, kind: BrokerCluster, metadata: {{name: default}}, spec: {spec}}}"
+        );
+        serde_yaml_ng::from_str(&text).expect("a BrokerCluster")
+    };
+    let (with, without) = (cluster("{objectStorage: {bucket: abc}}"), cluster("{}"));
+    let tiered = queue("{tiering: {}}");
+    assert_eq!(without_bucket(&tiered, &with), None);
+    let refused = without_bucket(&tiered, &without).expect("refused");
+    assert_eq!(refused.reason, "NoObjectStorage");
+    assert!(refused.message.contains("BrokerCluster default"), "{}", refused.message);
+    let facts = facts(&tiered, present(true), Some(Err(refused)));
+    assert_eq!(said(&facts, READY), (Status::False, "NoObjectStorage"));
+    for spec in ["{}", "{tiering: {mode: Discard}}", "{tiering: {mode: Keep}}"] {
+        assert_eq!(without_bucket(&queue(spec), &without), None, "{spec}");
+    }
+}
+
+#[test]
 fn a_queue_is_ready_when_all_of_it_is() {
     let queue = queue("{consumers: [{name: worker}]}");
     let mut facts = facts(&queue, present(true), declared(12));

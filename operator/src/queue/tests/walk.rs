@@ -421,6 +421,22 @@ async fn a_broker_that_answers_and_is_not_ready_is_declared_to() {
 }
 
 #[tokio::test]
+async fn a_queue_that_needs_a_bucket_waits_until_its_cluster_has_one() {
+    let mut stage = Stage::set(&json!({"tiering": {}}), 6).await.with_cluster();
+    stage.reconcile().await;
+    assert_eq!(stage.asked(), Vec::<String>::new(), "nothing is declared");
+    let said = stage.condition(condition::READY);
+    assert_eq!(said, ("False".to_owned(), "NoObjectStorage".to_owned()));
+    let mut with_bucket = cluster();
+    with_bucket.spec.object_storage =
+        Some(serde_json::from_value(json!({"bucket": "older"})).expect("a bucket"));
+    stage.set_cluster(with_bucket);
+    stage.reconcile().await;
+    assert!(stage.asked().contains(&"PUT /v1/queues/orders".to_owned()));
+    assert_eq!(stage.condition(condition::READY).0, "True");
+}
+
+#[tokio::test]
 async fn one_unreadable_queue_is_counted_and_left() {
     let stage = Stage::set(&json!({}), 6).await;
     let broken = json!({"metadata": {"name": "broken", "namespace": "shop"}, "spec": {"partitions": "many"}});

@@ -389,6 +389,11 @@ impl World {
                 self.tier().counts.trimmed += 1;
                 index(partition)
             }
+            Effect::Restored { partition, log_start, .. } => {
+                let newest = self.tier().starts.entry(index(partition)).or_default();
+                *newest = (*newest).max(*log_start);
+                index(partition)
+            }
             Effect::TierChanged(partition) => index(partition),
             Effect::Closed(partition) => {
                 trim(&mut process.records, index(partition), i64::MAX);

@@ -17,13 +17,21 @@ use crate::cluster::rollout::Decision;
 use crate::cluster::volume;
 
 /// Conditions that are also reported as a Warning Event when they begin.
-pub const WARNINGS: &[&str] =
-    &[kind::DATA_AT_RISK, kind::DEGRADED, kind::STORAGE_FULL, kind::ADMIN_REACHABLE];
+pub const WARNINGS: &[&str] = &[
+    kind::DATA_AT_RISK,
+    kind::DEGRADED,
+    kind::STORAGE_FULL,
+    kind::ADMIN_REACHABLE,
+    kind::TIERING_HEALTHY,
+];
+
+/// Those of them that report a problem when they are False.
+const GOOD: &[&str] = &[kind::ADMIN_REACHABLE, kind::TIERING_HEALTHY];
 
 /// Whether a condition is one of them and reports a problem.
 #[must_use]
 pub fn is_warning(condition: &Condition) -> bool {
-    let bad = if condition.type_ == kind::ADMIN_REACHABLE { "False" } else { "True" };
+    let bad = if GOOD.contains(&condition.type_.as_str()) { "False" } else { "True" };
     WARNINGS.contains(&condition.type_.as_str()) && condition.status == bad
 }
 

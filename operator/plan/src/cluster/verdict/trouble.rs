@@ -1,11 +1,11 @@
 //! Why a broker does not serve, and the remedy.
 
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use ropewalk_operator_api::condition::{Finding, cluster as kind};
 use ropewalk_operator_api::{names, size};
 
 use super::Facts;
-use crate::cluster::observed::{container_of, pod_condition as condition_of};
+use crate::cluster::observed::{container_of, pod_condition as condition_of, restore_container};
 use crate::cluster::validate::acceptance;
 use crate::cluster::volume::{self, claimed};
 
@@ -76,13 +76,15 @@ impl Facts<'_> {
                 None => ("Stopping", format!("the pod of broker {id} is stopping")),
             });
         }
-        scheduling(pod, id).or_else(|| waiting(pod, id)).or_else(|| self.mounting(pod, id)).or_else(
-            || {
+        scheduling(pod, id)
+            .or_else(|| waiting(pod, id))
+            .or_else(|| self.mounting(pod, id))
+            .or_else(|| self.restore_trouble(id))
+            .or_else(|| {
                 let reasons = &self.observed.answers.get(&id)?.reasons;
                 let message = format!("broker {id} does not serve yet: {}", reasons.join("; "));
                 (!reasons.is_empty()).then_some(("BrokerNotReady", message))
-            },
-        )
+            })
     }
 
     /// Attach and mount failures are visible only in Events.
@@ -118,10 +120,10 @@ impl Facts<'_> {
 
     /// The message about a broker whose volume is empty and was not before.
     fn lost(&self, id: i32) -> Option<String> {
-        let ended = last_end(self.observed.pods.get(&id)?)?;
-        if ended.exit_code != EXIT_DATA_LOST {
-            return None;
-        }
+        let pod = self.observed.pods.get(&id)?;
+        let restore = restore_container(pod).and_then(end_of);
+        let is_lost = |ended: &ContainerStateTerminated| ended.exit_code == EXIT_DATA_LOST;
+        restore.filter(|ended| is_lost(ended)).or_else(|| last_end(pod).filter(|e| is_lost(e)))?;
         let claim = names::volume_claim(&self.valid.name, id);
         let uid = self.observed.claims.get(&id).and_then(|claim| claim.metadata.uid.clone());
         let before = self.valid.brokers_before();
@@ -257,9 +259,14 @@ fn waiting_reason(pod: &Pod) -> Option<(&str, &str)> {
     Some((waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
 }
 
-/// How the container ended last, if it does not run again.
+/// How the container of the broker ended last, if it does not run again.
 fn last_end(pod: &Pod) -> Option<&ContainerStateTerminated> {
     let status = container_of(pod)?;
+    end_of(status)
+}
+
+/// How a container ended last, if it does not run again.
+fn end_of(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     let state = status.state.as_ref();
     if state.is_some_and(|state| state.running.is_some()) && status.ready {
         return None;

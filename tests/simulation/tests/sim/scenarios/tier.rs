@@ -1,7 +1,7 @@
 //! The tier at its edges: puts of leaders that were deposed, and crashes between two steps (T1).
 
-use ropewalk_shard::command::{ChangeTier, ShardCommand, TierChange};
-use ropewalk_shard::manifest::ObjectRef;
+use ropewalk_shard::command::{ChangeTier, OpenPartition, ShardCommand, TierChange};
+use ropewalk_shard::manifest::{ObjectRef, RestoredEpoch, RestoredPartition};
 
 use super::{MS, SECOND, holds};
 use crate::clients::partition;
@@ -156,4 +156,49 @@ fn learner_of_a_tiered_shard(seed: u64, mutation: Option<Mutation>) -> Result<()
 #[test]
 fn t1_a_replica_that_installs_a_snapshot_gets_what_is_on_disks() {
     holds(learner_of_a_tiered_shard, &[]);
+}
+
+/// A partition is lost at all replicas, and is restored from its object: it is removed, opened
+/// again and continues from what the bucket has. One replica applies this from a snapshot.
+fn restore_from_the_bucket(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
+    let (mut world, leader) = World::with_tier(seed, mutation);
+    let lagging = world.others(leader)[0];
+    let upload = world.upload_of(leader);
+    world.put_in(MS, &upload);
+    world.run_for(10 * MS);
+    world.crash(lagging);
+    world.propose(leader, ShardCommand::ClosePartitions(vec![partition(0)]));
+    let open = OpenPartition { partition: partition(0), epoch_base: 1_000 };
+    world.propose(leader, ShardCommand::OpenPartitions(vec![open]));
+    world.run_for(200 * MS);
+    let restored = RestoredPartition {
+        log_start: upload.of.base,
+        end: upload.of.end,
+        pages: Vec::new(),
+        objects: vec![upload.of],
+        epochs: vec![RestoredEpoch { epoch: 1, start_offset: upload.of.base }],
+        producers: Vec::new(),
+    };
+    world.change_of(leader, TierChange::Restore(Box::new(restored.clone())));
+    world.check_tiers();
+    // New records follow what was restored, and a second restore is refused.
+    world.append_acked(leader);
+    world.change_of(leader, TierChange::Restore(Box::new(restored)));
+    for node in world.others(lagging) {
+        world.checkpoint(node);
+    }
+    world.start(lagging);
+    world.run_for(2 * SECOND);
+    world.check_tiers();
+    for node in world.nodes.keys().copied().collect::<Vec<_>>() {
+        if world.objects_of(node) != [upload.of] {
+            world.oracle.violate(format!("replica {node} has {:?}", world.objects_of(node)));
+        }
+    }
+    world.finish()
+}
+
+#[test]
+fn t2_a_partition_is_restored_at_every_replica() {
+    holds(restore_from_the_bucket, &[]);
 }
