@@ -60,8 +60,9 @@ mod orphans;
 pub(crate) mod remote;
 
 pub(crate) use expire::expired_without_bucket;
+pub(crate) use fence::Broker;
 pub(crate) use health::Health;
-pub(crate) use parts::{Broker, has_tier};
+pub(crate) use parts::has_tier;
 
 use checkpoints::{Checkpoints, Which};
 use led::StepError;

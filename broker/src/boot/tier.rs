@@ -66,7 +66,11 @@ impl OpenTier {
             runtime: runtime.handle(),
         });
         let _ = context.remote.set(Arc::new(reader));
-        let broker = Broker { node: Arc::clone(&opened.node), view: Arc::clone(&opened.view) };
+        let broker = Broker {
+            node: Arc::clone(&opened.node),
+            view: Arc::clone(&opened.view),
+            cluster: Arc::clone(&opened.cluster),
+        };
         let work = tier.work(broker);
         let run = Arc::clone(&work).run(Arc::clone(&opened.parts.settings));
         let run = supervisor.endless(&supervision::TIER, run);

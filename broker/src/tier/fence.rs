@@ -27,14 +27,24 @@ use tracing::{error, info};
 use super::health::{Block, Health};
 use super::led::{Led, StepError};
 use super::metrics::Metrics;
+use crate::catalog::View;
+use crate::cluster::Cluster;
 use crate::limits;
+
+/// The parts of the broker that the tier uses.
+#[derive(Debug, Clone)]
+pub(crate) struct Broker {
+    pub(crate) node: Arc<Node>,
+    pub(crate) view: Arc<View>,
+    pub(crate) cluster: Arc<Cluster>,
+}
 
 /// Compares the claim of the cluster with that of the bucket.
 #[derive(Debug)]
 pub(crate) struct Fence {
     bucket: Bucket,
     cluster: ClusterId,
-    node: Arc<Node>,
+    broker: Broker,
     metrics: Metrics,
     health: Arc<Health>,
     /// Locked while the bucket is asked, so that others wait for the same answer.
@@ -59,10 +69,10 @@ struct Held {
 impl Fence {
     pub(super) fn new(
         (bucket, cluster): (Bucket, ClusterId),
-        node: Arc<Node>,
+        broker: Broker,
         (metrics, health): (Metrics, Arc<Health>),
     ) -> Self {
-        Self { bucket, cluster, node, metrics, health, known: Mutex::default() }
+        Self { bucket, cluster, broker, metrics, health, known: Mutex::default() }
     }
 
     /// Permits an upload of the leader of a shard. Returns the epoch of the claim.
@@ -137,25 +147,23 @@ impl Fence {
         }
     }
 
-    /// The claim that the catalog has. The leader of the catalog stores the first one.
+    /// The claim that the catalog has. The first broker that needs one stores it.
     async fn recorded(&self) -> Result<BucketClaim, StepError> {
-        let catalog = self.node.try_catalog().ok_or(StepError::Unclaimed)?;
+        let Broker { node, cluster, .. } = &self.broker;
+        let catalog = node.try_catalog().ok_or(StepError::Unclaimed)?;
         let recorded = || catalog.state().catalog.as_ref().and_then(|catalog| catalog.claim);
         if let Some(claim) = recorded() {
             return Ok(claim);
         }
-        if catalog.leading().is_none() {
-            return Err(StepError::Unclaimed);
-        }
         let holder = uuid::Uuid::new_v4().as_u64_pair().0;
         let claim = BucketClaim { epoch: 1, holder, restore: RestoreState::No };
         let command = CatalogCommand::RecordClaim(claim);
-        match catalog.propose(Command::Catalog(command)).await? {
+        match cluster.propose(ShardId::CATALOG, Command::Catalog(command)).await? {
             Outcome::Catalog { answer: Answer::Done, .. } => {
                 info!(bucket = self.bucket.url(), "claim of the bucket recorded");
                 Ok(claim)
             }
-            // It was recorded meanwhile.
+            // Another broker was faster, whose claim may not have arrived here yet.
             Outcome::Catalog { .. } => recorded().ok_or(StepError::Unclaimed),
             Outcome::TermChanged => Err(StepError::NotLeader),
             Outcome::Done

@@ -9,7 +9,7 @@ use ropewalk_tier::{Bucket, ClusterId, Remedy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::fence::Fence;
+use super::fence::{Broker, Fence};
 use super::health::Health;
 use super::led::StepError;
 use super::metrics::Metrics;
@@ -44,13 +44,6 @@ pub(crate) struct Parts {
     memory: Arc<Semaphore>,
 }
 
-/// The parts of the broker that the tier uses.
-#[derive(Debug)]
-pub(crate) struct Broker {
-    pub(crate) node: Arc<Node>,
-    pub(crate) view: Arc<View>,
-}
-
 /// Whether the partition has records in the bucket, so that its segments alone do not say how old
 /// and large it is: its retention is that of the tier.
 pub(crate) fn has_tier(shard: &ShardHandle, id: &PartitionId) -> bool {
@@ -60,14 +53,15 @@ pub(crate) fn has_tier(shard: &ShardHandle, id: &PartitionId) -> bool {
 impl Parts {
     pub(crate) fn new(
         (bucket, cluster): (Bucket, ClusterId),
-        Broker { node, view }: Broker,
+        broker: Broker,
         rules: Rules,
         (metrics, health): (Metrics, Arc<Health>),
     ) -> Self {
         let memory = Arc::new(Semaphore::new(limits::TIER_UPLOAD_BYTES_MAX >> 10));
         let reports = (metrics.clone(), Arc::clone(&health));
         let claimed = (bucket.clone(), cluster.clone());
-        let fence = Fence::new(claimed, Arc::clone(&node), reports);
+        let Broker { node, view, .. } = broker.clone();
+        let fence = Fence::new(claimed, broker, reports);
         Self { bucket, cluster, node, view, rules, metrics, health, fence, memory }
     }
 

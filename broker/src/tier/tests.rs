@@ -88,7 +88,7 @@ impl Running {
         let cluster = ClusterId::new("cluster").expect("valid");
         Arc::new(Parts::new(
             (bucket.clone(), cluster),
-            Broker { node, view },
+            Broker { node, view, cluster: Arc::clone(&context.cluster) },
             Rules { upload, grace_ms, orphan_check_interval: Duration::from_secs(86_400) },
             (Metrics::default(), Arc::default()),
         ))
