@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use ropewalk_shard::ShardId;
 use ropewalk_tier::Bucket;
 
 /// The metrics of uploads and deletions; clones share them.
@@ -20,6 +21,10 @@ pub(crate) struct Metrics {
     errors: Family<Vec<(&'static str, &'static str)>, Counter>,
     lag_bytes: Gauge,
     not_uploaded_seconds: Gauge<f64, AtomicU64>,
+    fenced: Gauge,
+    checkpoints: Family<Vec<(&'static str, &'static str)>, Counter>,
+    checkpoint_age_seconds: Gauge<f64, AtomicU64>,
+    orphans: Counter,
 }
 
 impl Metrics {
@@ -55,6 +60,26 @@ impl Metrics {
             "Time since when the oldest record of them waits: what a loss of all brokers would lose, seconds",
             self.not_uploaded_seconds.clone(),
         );
+        registry.register(
+            "tier_fenced",
+            "Whether the bucket belongs to a restore of this cluster, so that nothing is uploaded or deleted; 0 or 1",
+            self.fenced.clone(),
+        );
+        registry.register(
+            "tier_checkpoints",
+            "Checkpoints for a restore that were written to the bucket, by kind: catalog or shard",
+            self.checkpoints.clone(),
+        );
+        registry.register(
+            "tier_checkpoint_age_seconds",
+            "Time since when a shard led by this broker has changes that are in no checkpoint, seconds",
+            self.checkpoint_age_seconds.clone(),
+        );
+        registry.register(
+            "tier_deleted_orphans",
+            "Objects and pages that no manifest names and that were deleted from the bucket",
+            self.orphans.clone(),
+        );
     }
 
     /// Counts an object that was added to a manifest.
@@ -71,6 +96,27 @@ impl Metrics {
     /// Counts a step that failed.
     pub(super) fn failed(&self, kind: &'static str) {
         self.errors.get_or_create(&vec![("kind", kind)]).inc();
+    }
+
+    /// The bucket belongs to a restore of this cluster.
+    pub(super) fn fenced(&self) {
+        self.fenced.set(1);
+    }
+
+    /// Counts a checkpoint that was written.
+    pub(super) fn checkpoint_written(&self, shard: ShardId) {
+        let kind = if shard == ShardId::CATALOG { "catalog" } else { "shard" };
+        self.checkpoints.get_or_create(&vec![("kind", kind)]).inc();
+    }
+
+    /// Sets the age of the oldest change that no checkpoint includes.
+    pub(super) fn set_checkpoint_age(&self, seconds: f64) {
+        self.checkpoint_age_seconds.set(seconds);
+    }
+
+    /// Counts orphans that were deleted.
+    pub(super) fn orphans_deleted(&self, count: usize) {
+        self.orphans.inc_by(count as u64);
     }
 
     /// Sets what is not uploaded yet.
