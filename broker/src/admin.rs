@@ -142,6 +142,37 @@ pub struct About {
     pub settings: AboutSettings,
     /// The state of recovery.
     pub recovery: Recovery,
+    /// The state of the bucket for older records; null without one.
+    pub tier: Option<AboutTier>,
+}
+
+/// The state of the bucket for older records.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AboutTier {
+    /// Bucket and prefix, as a URL.
+    pub url: String,
+    /// Whether the bucket was examined and claimed for this cluster.
+    pub claimed: bool,
+    /// The last failure; null while the bucket works.
+    pub failure: Option<TierFailure>,
+    /// Bytes of partitions led by this broker that wait to be uploaded.
+    pub not_uploaded_bytes: u64,
+    /// How long the oldest record of them waits, seconds.
+    pub not_uploaded_seconds: u64,
+    /// After how long a record is uploaded at the latest, seconds, rounded up.
+    pub upload_max_age_seconds: u64,
+}
+
+/// A failure of the bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TierFailure {
+    /// The kind of the failure, as in `ropewalk_tier_errors_total`; it never changes its name.
+    pub kind: &'static str,
+    /// What was asked of the bucket: put, get, head, list, delete; null if it is about no request.
+    pub operation: Option<String>,
+    /// The error, and what to do about it; at most [`limits::CONDITION_BYTES_MAX`] bytes.
+    pub message: String,
 }
 
 /// The state of the settings.

@@ -84,6 +84,7 @@ product_images() {
         binary=$(released "ropewalk-$part") || return 1
         context=$(mktemp -d)
         ln "$binary" "$context/" 2>/dev/null || cp "$binary" "$context/"
+        [[ $part != broker ]] || cp /etc/ssl/certs/ca-certificates.crt "$context/"
         image_archive "$context" "localhost/ropewalk-$part:$(product_version)" "$STATE/images/$part.tar" \
             --target prebuilt -f "$ROOT/$part/Dockerfile" >&2 || fail "building the image of the $part"
         rm -r "$context"

@@ -20,13 +20,17 @@ helm_program() { printf '%s/helm\n' "$(cached "helm-$HELM_VERSION" go_install "h
 coredns_program() { printf '%s/coredns\n' "$(cached "coredns-$COREDNS_VERSION" go_install "github.com/coredns/coredns@v$COREDNS_VERSION")"; }
 go_install() { CGO_ENABLED=0 GOBIN=$2 nice -n 10 go install -trimpath -ldflags '-s -w' "$1"; }
 
+# The S3 server of the tests.
+source "$TESTS/tier/programs.sh"
+
 # What the tests and the provisioner import, and what the client image holds.
 test_python() { python_with "$KUBE/requirements.txt"; }
 
-# build_programs: everything that is missing, one line each; sets KUBERNETES, HELM, COREDNS and PYTHON.
+# build_programs: everything that is missing, one line each; sets KUBERNETES, HELM, COREDNS, PYTHON and VERSITYGW.
 build_programs() {
     need_packages etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 buildah busybox-static \
-        kcat openssl procps util-linux
+        kcat openssl procps util-linux ca-certificates
     need_commands go cargo python3
     KUBERNETES=$(kubernetes_programs) HELM=$(helm_program) COREDNS=$(coredns_program) PYTHON=$(test_python)
+    VERSITYGW=$(versitygw_program)
 }

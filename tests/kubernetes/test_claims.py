@@ -237,6 +237,7 @@ def test_a_damaged_partition_takes_the_cluster_from_nobody(space):
     space.ready("third")
 
 
+@pytest.mark.long
 def test_a_full_volume_gets_the_retention_that_makes_room(space):
     """StorageFull is reported; a shorter retention reaches the broker while it is full, and the condition ends."""
     space.create("BrokerCluster", "default", {"storage": {"size": "512Mi", "storageClassName": "small"}})

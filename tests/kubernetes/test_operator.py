@@ -62,24 +62,6 @@ def test_k1_a_new_operator_writes_nothing_either(space):
     assert not writes, writes[:5]
 
 
-def test_drift_is_put_right_within_a_minute(space):
-    """The topic is changed without the operator, and a Service is removed."""
-    from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
-
-    space.queue(retention={"maxAgeSeconds": 7200})
-    bootstrap = space.ready()
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, "orders", configs={"retention.ms": "1000000"})])
-
-    def retention():
-        described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, "orders")])
-        return "7200000" in str(described), str(described)[:300]
-
-    wait("the topic's retention is back", 75, retention, every=2)
-    api.request("DELETE", path_of("v1", "services", space.name, "default-bootstrap"))
-    wait("the Service is back", 30, lambda: space.get("Service", "default-bootstrap"))
-
-
 def test_an_operator_killed_in_the_middle_of_a_reconcile_leaves_nothing_half_done(space):
     """Killed repeatedly while queues are created: all of them become ready, each topic is created once."""
     stop = threading.Event()

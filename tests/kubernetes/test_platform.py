@@ -122,6 +122,7 @@ def capacity(space):
     return claim_of(space)["status"].get("capacity", {}).get("storage")
 
 
+@pytest.mark.long
 def test_a_volume_that_grows_only_when_it_is_mounted_anew_gets_one_restart(space):
     """The provisioner of the class `remounted` makes the file system larger for the next pod only."""
     space.create("BrokerCluster", "default", {"storage": {"size": "1Gi", "storageClassName": "remounted"}})

@@ -1,10 +1,10 @@
-"""A status matches reality: removed groups, lost topics, metrics and replicas of removed consumers."""
+"""A status matches reality: removed groups, changed and lost topics, metrics and replicas of removed consumers."""
 
 import base64
 
 import pytest
 import requests
-from harness import condition_of, holds, read_until, send, wait
+from harness import api, condition_of, holds, path_of, read_until, send, wait
 from test_scaling import QUICK, scaled
 
 
@@ -48,9 +48,28 @@ def test_a_group_taken_away_while_paused_is_unbound_later(space):
     assert f"{space.name}.orders.stays" in bindings(space, uid)
 
 
-# --- topics that were lost ------------------------------------------------------------------------------------------
+# --- topics that differ, or were lost -------------------------------------------------------------------------------
 
 
+def test_drift_is_put_right_within_a_minute(space):
+    """The topic is changed without the operator, and a Service is removed."""
+    from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+    space.queue(retention={"maxAgeSeconds": 7200})
+    bootstrap = space.ready()
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, "orders", configs={"retention.ms": "1000000"})])
+
+    def retention():
+        described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, "orders")])
+        return "7200000" in str(described), str(described)[:300]
+
+    wait("the topic's retention is back", 75, retention, every=2)
+    api.request("DELETE", path_of("v1", "services", space.name, "default-bootstrap"))
+    wait("the Service is back", 30, lambda: space.get("Service", "default-bootstrap"))
+
+
+@pytest.mark.long
 def test_a_topic_that_vanished_is_named_until_it_is_accepted(space):
     space.queue()
     bootstrap = space.ready()

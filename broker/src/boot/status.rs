@@ -10,7 +10,10 @@ use ropewalk_node::Halt;
 use ropewalk_shard::ShardId;
 
 use crate::admin::measured::{Storage, StorageMetrics};
-use crate::admin::{About, AboutSettings, Condition, Kind, Open, QueueLookup, Recovery, Source};
+use crate::admin::{
+    About, AboutSettings, AboutTier, Condition, Kind, Open, QueueLookup, Recovery, Source,
+    TierFailure,
+};
 use crate::clock;
 use crate::cluster::report::newest_leader;
 use crate::handle::Context;
@@ -85,6 +88,26 @@ impl Status {
         let tiered = context.view.all_with(|config| config.tier.is_enabled);
         let names = tiered.iter().map(|topic| topic.name.to_string());
         Condition::of_parts(Kind::TierFailing, WITHOUT_BUCKET, names)
+    }
+
+    /// The bucket that this process uses.
+    fn about_tier(&self) -> Option<AboutTier> {
+        let report = self.tier.get()?.report();
+        let settings = self.settings.tier().ok().flatten()?;
+        let failure = report.failure.map(|(kind, operation, reason)| TierFailure {
+            kind,
+            operation: operation.map(|operation| operation.to_string()),
+            message: Condition::of_broker(Kind::TierFailing, reason).message,
+        });
+        let age = settings.upload_age_max;
+        Some(AboutTier {
+            url: settings.bucket.url.to_string(),
+            claimed: report.is_claimed,
+            failure,
+            not_uploaded_bytes: report.lag.bytes,
+            not_uploaded_seconds: report.lag.waited.as_secs(),
+            upload_max_age_seconds: age.as_secs() + u64::from(age.subsec_nanos() > 0),
+        })
     }
 
     fn parts(&self) -> Option<&Open> {
@@ -265,6 +288,7 @@ impl Source for Status {
                 done: opened.is_some(),
                 took_ms: opened.map(|opened| opened.at_ms - self.started_at_ms),
             },
+            tier: self.about_tier(),
         }
     }
 

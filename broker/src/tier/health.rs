@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use ropewalk_tier::{Remedy, TierError};
+use ropewalk_tier::{Operation, Remedy, TierError};
 use tokio::time::Instant;
 
 use crate::limits;
@@ -37,6 +37,14 @@ pub(crate) enum Block {
 }
 
 impl Block {
+    /// A short name for metrics and conditions.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Fenced(_) => "fenced",
+            Self::UnfinishedRestore => "unfinished_restore",
+        }
+    }
+
     fn reason(&self) -> String {
         match self {
             Self::Fenced(why) => why.clone(),
@@ -55,7 +63,20 @@ struct Failing {
     /// How many failures followed one another.
     count: u32,
     until: Instant,
+    kind: &'static str,
+    operation: Option<Operation>,
     reason: String,
+}
+
+/// The state of the bucket for `GET /v1/broker`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HealthReport {
+    /// Whether the bucket was examined and claimed.
+    pub(crate) is_claimed: bool,
+    /// The last failure: its kind, what was asked of the bucket, and the error.
+    pub(crate) failure: Option<(&'static str, Option<Operation>, String)>,
+    /// What waits to be uploaded.
+    pub(crate) lag: Lag,
 }
 
 /// What waits to be uploaded.
@@ -135,8 +156,8 @@ impl Health {
             None => (now, 1),
         };
         let pause = pause(error.remedy(), count);
-        state.failing =
-            Some(Failing { since, count, until: now + pause, reason: error.to_string() });
+        let (kind, operation, reason) = (error.kind(), error.operation(), error.to_string());
+        state.failing = Some(Failing { since, count, until: now + pause, kind, operation, reason });
         pause
     }
 
@@ -158,6 +179,18 @@ impl Health {
     #[cfg(test)]
     pub(crate) fn lag(&self) -> Lag {
         self.0.lock().lag
+    }
+
+    /// The state of the bucket.
+    pub(crate) fn report(&self) -> HealthReport {
+        let state = self.0.lock();
+        let blocked = state.blocked.as_ref().map(|block| (block.kind(), None, block.reason()));
+        let failing = state.failing.as_ref().map(|f| (f.kind, f.operation, f.reason.clone()));
+        HealthReport {
+            is_claimed: !state.is_unclaimed,
+            failure: blocked.or(failing),
+            lag: state.lag,
+        }
     }
 
     /// Why nothing is uploaded, as one sentence; `None` while the bucket works.
@@ -223,8 +256,13 @@ mod tests {
         for part in ["30 bytes of 2 partitions", "for 4 s", "s3://b did not put n: 503"] {
             assert!(said.contains(part), "{part} is not in {said}");
         }
+        let report = health.report();
+        let (kind, operation, reason) = report.failure.expect("it fails");
+        assert_eq!((kind, operation), ("unavailable", Some(Operation::Put)));
+        assert_eq!(reason, "s3://b did not put n: 503", "without times");
         health.succeeded();
         assert_eq!((health.failure(), health.lag()), (None, lag));
+        assert_eq!(health.report(), HealthReport { is_claimed: true, failure: None, lag });
     }
 
     #[test]
@@ -233,8 +271,10 @@ mod tests {
         assert!(health.is_paused(Instant::now()) && !health.is_backing_off(Instant::now()));
         health.examined();
         assert!(health.is_examined() && health.is_paused(Instant::now()));
+        assert!(!health.report().is_claimed);
         assert!(health.claimed(), "it is new");
         assert!(!health.claimed() && !health.is_paused(Instant::now()));
+        assert!(health.report().is_claimed);
     }
 
     #[test]
@@ -250,6 +290,8 @@ mod tests {
         health.restore_finished();
         health.succeeded();
         assert_eq!(health.failure(), Some("taken over".to_owned()));
+        let reported = health.report().failure;
+        assert_eq!(reported, Some(("fenced", None, "taken over".to_owned())));
         assert!(health.is_fenced() && health.is_paused(Instant::now()));
     }
 

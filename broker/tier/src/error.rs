@@ -185,6 +185,15 @@ impl TierError {
         }
     }
 
+    /// What was asked of the bucket, if the failure is about a request.
+    #[must_use]
+    pub fn operation(&self) -> Option<Operation> {
+        if let Self::Unavailable { operation, .. } | Self::Denied { operation, .. } = self {
+            return Some(*operation);
+        }
+        None
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn remedy(&self) -> Remedy {
