@@ -47,17 +47,17 @@ def properties(settings):
     return "".join(f"{key}={str(value).replace(chr(92), chr(92) * 2)}\n" for key, value in settings.items())
 
 
-def write(directory, first_id, ports, given):
+def write(directory, first_id, ports, given, cluster_id=CLUSTER_ID):
     certificates.make_authority(directory)
     ids = [first_id + at for at in range(len(ports))]
     for own, (kafka, admin, peer) in zip(ids, ports):
-        certificates.make_certificate(directory, own, CLUSTER_ID)
+        certificates.make_certificate(directory, own, cluster_id)
         seeds = [f"{HOST}:{other}" for _, other, _ in ports if other != admin] if own != first_id else []
         settings = {
             "log.dirs": directory / f"{own}.data",
             "listeners": f"PLAINTEXT://{HOST}:{kafka}",
             "ropewalk.admin.listener": f"{HOST}:{admin}",
-            **peer_settings(own, f"{HOST}:{peer}", directory, seeds, CLUSTER_ID),
+            **peer_settings(own, f"{HOST}:{peer}", directory, seeds, cluster_id),
         }
         for pair in given:
             key, _, value = pair.partition("=")

@@ -10,8 +10,9 @@
 //!
 //! `/ready` turns false, other brokers take over the leaderships, clients are informed of that for
 //! a moment, and the listeners close. Pending JoinGroup and SyncGroup requests are answered so that
-//! clients look up the coordinator; other requests finish, waiting fetches are dropped. Then the
-//! background tasks end, and the shards with a last checkpoint.
+//! clients look up the coordinator; other requests finish, waiting fetches are dropped. What the
+//! bucket lacks for a restore is written there, beside records. Then the background tasks end, and
+//! the shards with a last checkpoint.
 
 use std::io;
 use std::net::SocketAddr;
@@ -67,8 +68,7 @@ use registration::Registration;
 use round_metrics::RoundMetrics;
 use status::Status;
 use surroundings::StoreOptions;
-use tier::OpenTier;
-use tier_runtime::TierRuntime;
+use tier::{OpenTier, RunningTier};
 
 /// Shards of a new cluster, without the catalog shard.
 const SHARDS: u32 = 24;
@@ -146,7 +146,7 @@ pub struct Broker {
     listeners: JoinSet<()>,
     background: JoinSet<()>,
     /// What uploads to the bucket and reads from it.
-    _tier_runtime: Option<TierRuntime>,
+    tier: Option<RunningTier>,
     /// Dropped last: the drivers and the connections to the other brokers.
     _raft_runtime: Option<RaftRuntime>,
 }
@@ -226,7 +226,7 @@ impl Broker {
             admin_stopping,
             listeners,
             background,
-            _tier_runtime: tier,
+            tier,
             _raft_runtime: opened.raft_runtime,
         })
     }
@@ -266,6 +266,9 @@ impl Broker {
         withdraw(&self.status, &self.context, &self.supervisor).await;
         let _ = self.stopping.send(true);
         while self.listeners.join_next().await.is_some() {}
+        if let Some(tier) = &self.tier {
+            tier.stop().await;
+        }
         self.context.node.stop().await;
         self.context.cluster.stop();
         let _ = self.admin_stopping.send(true);

@@ -336,15 +336,6 @@ static ROUTES: &[Route] = &[
     ),
 ];
 
-impl Context {
-    /// Total and free bytes of the data directory's file system.
-    pub(crate) fn disk_bytes(&self) -> (i64, i64) {
-        let Ok(stat) = rustix::fs::statvfs(self.log_dir.as_str()) else { return (-1, -1) };
-        let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize));
-        (bytes(stat.f_blocks).unwrap_or(i64::MAX), bytes(stat.f_bavail).unwrap_or(i64::MAX))
-    }
-}
-
 impl Service for Arc<Context> {
     fn accept(&self, peer: &Arc<Peer>, frame: Bytes, share: Share) -> Result<Request, Close> {
         let size_bytes = frame.len();

@@ -348,6 +348,43 @@ pub const TIER_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// again.
 pub const TIER_START_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// Longest time that uploads continue without a comparison of the claim in the bucket.
+pub const TIER_CLAIM_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Longest time between a comparison of the claim and a deletion that it permits.
+pub const TIER_CLAIM_DELETE_AGE: Duration = Duration::from_secs(5);
+
+/// Interval between two looks for changes that need a checkpoint in the bucket. A change of the
+/// catalog is there after this time.
+pub const TIER_CHECKPOINT_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Shortest pause between two checkpoints of a shard.
+pub const TIER_CHECKPOINT_PAUSE: Duration = Duration::from_secs(5);
+
+/// Bytes per second that checkpoints of one shard may take: the pause is longer after a large one.
+pub const TIER_CHECKPOINT_BYTES_PER_SECOND: u64 = 4 * 1024 * 1024;
+
+/// Memory that is taken for a checkpoint of unknown size, bytes.
+pub const TIER_CHECKPOINT_BYTES: u64 = 1024 * 1024;
+
+/// Checkpoints of a shard that stay in the bucket.
+pub const TIER_CHECKPOINTS_KEPT: usize = 2;
+
+/// Longest time that a stop waits for the last checkpoints.
+pub const TIER_STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Interval between two looks at which orphans may be due.
+pub const TIER_ORPHANS_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Shortest time between two listings of a shard's folders, also if its leadership changes often.
+pub const TIER_ORPHANS_PAUSE: Duration = Duration::from_secs(3600);
+
+/// Most names of one partition's folder that are examined for orphans: the last ones listed.
+pub const TIER_ORPHANS_LISTED_MAX: usize = 100_000;
+
+/// Most deleted topics whose folders wait to be deleted. Further ones are found by a later listing.
+pub const TIER_DELETED_TOPICS_MAX: usize = 10_000;
+
 /// Longest interval between checks of local retention while the disk is full.
 pub const TIER_FULL_DISK_INTERVAL: Duration = Duration::from_secs(10);
 

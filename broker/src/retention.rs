@@ -60,6 +60,8 @@ pub struct RetentionTask {
     view: Arc<View>,
     settings: Arc<Settings>,
     queue_metrics: Arc<QueueMetrics>,
+    /// Whether the tier carries out the retention of partitions with records in the bucket.
+    has_bucket: bool,
 }
 
 impl RetentionTask {
@@ -71,7 +73,8 @@ impl RetentionTask {
         settings: Arc<Settings>,
         queue_metrics: Arc<QueueMetrics>,
     ) -> Self {
-        Self { node, view, settings, queue_metrics }
+        let has_bucket = settings.tier().is_ok_and(|tier| tier.is_some());
+        Self { node, view, settings, queue_metrics, has_bucket }
     }
 
     /// Runs the checks until the task is dropped.
@@ -136,13 +139,16 @@ impl RetentionTask {
             let id = PartitionId { topic: topic.id, index };
             let Some(shard) = self.node.shard(home.shard) else { continue };
             let Some(log) = shard.log(&id).filter(|_| shard.leading().is_some()) else { continue };
-            if tier::has_tier(shard, &id) {
-                continue;
-            }
-            let end = log.high_watermark();
             let retention = topic.config.retention();
             let segments = log.segment_infos();
-            let start = retention::expired(&segments, now_ms, &retention, end);
+            let start = if tier::has_tier(shard, &id) {
+                if self.has_bucket {
+                    continue;
+                }
+                tier::expired_without_bucket(shard, &id, &segments, (now_ms, &retention))
+            } else {
+                retention::expired(&segments, now_ms, &retention, log.high_watermark())
+            };
             if let Some(start) = start.filter(|start| *start > log.log_start()) {
                 let log_start = LogStartMove { index, segments: &segments, start };
                 removals.note(topic, log_start, now_ms);

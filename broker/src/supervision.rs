@@ -57,8 +57,8 @@ ropewalk_node::tasks! {
     BALANCER = "balancer", ProcessEnds, "placing of replicas on brokers";
     /// Makes the members of shards those of the catalog.
     MEMBERS = "members", ProcessEnds, "changes of the members of shards";
-    /// Uploads older records, and carries out their retention.
-    TIER = "tier", ProcessEnds, "uploads to the bucket, and retention of what is there";
+    /// Uploads older records and checkpoints, and carries out retention in the bucket.
+    TIER = "tier", ProcessEnds, "uploads and checkpoints to the bucket, and retention of what is there";
     /// Registers this broker in the catalog.
     REGISTRATION = "registration", ProcessEnds, "what the catalog says of this broker";
 }

@@ -9,6 +9,8 @@
 //! retention: manifest ─▶ SetLocalStart ─▶ each replica removes its segments
 //!            retention.* ─▶ AdvanceLogStart ─▶ DropObjects ─▶ grace ─▶ delete ─▶ ObjectsDeleted
 //! remote:    a fetch below the local start ─▶ manifest ─▶ ranged reads, cached
+//! checkpoints: catalog, offsets of groups, manifests ─▶ what a restore needs beside the objects
+//! orphans:   a folder ─▶ what no manifest names, after a grace ─▶ delete
 //! ```
 //!
 //! # Invariants
@@ -17,19 +19,21 @@
 //!   remove their records. In the bucket it is the other way round: the manifest first, then the
 //!   objects. A crash leaves at most an object that no manifest names.
 //! - **O4** an object begins where the one before it ends; the state refuses any other.
-//! - Only the leader of a shard uploads, decides and deletes, after a read barrier of its term.
+//! - Only the leader of a shard uploads, decides and deletes, after a read barrier of its term, and
+//!   only while the claim of the cluster is the one that counts in the bucket (T2).
 //! - Uploads and reads have their own threads and memory, so that a slow bucket delays no
 //!   acknowledgement.
 //!
 //! # Limits
 //!
-//! Compacted topics are not tiered. Objects that a deposed leader put, and those of deleted topics,
-//! stay in the bucket.
+//! Compacted topics are not tiered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use ropewalk_tier::{Bucket, ClusterId, ReaderLimits, TierError, TierReader, claim, probe};
+use ropewalk_tier::{Bucket, ClusterId, ReaderLimits, TierError, TierReader, check_owner, probe};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -41,19 +45,28 @@ mod health;
 mod metrics;
 mod plan;
 mod expire;
-mod parts;
 mod led;
+mod fence;
+mod parts;
 mod pages;
 mod local;
 mod upload;
 mod delete;
 mod uploader;
 mod retention;
+mod capture;
+mod checkpoints;
+mod orphans;
 pub(crate) mod remote;
 
+pub(crate) use expire::expired_without_bucket;
+pub(crate) use fence::Broker;
 pub(crate) use health::Health;
-pub(crate) use parts::{Broker, has_tier};
+pub(crate) use metrics::ReadMemory;
+pub(crate) use parts::has_tier;
 
+use checkpoints::{Checkpoints, Which};
+use led::StepError;
 use metrics::Metrics;
 use parts::{Parts, Rules};
 use plan::UploadRules;
@@ -81,9 +94,10 @@ impl Tier {
         Ok(Self { bucket, cluster, settings, metrics, health })
     }
 
-    /// Examines what the bucket's store can do, and claims the bucket for the cluster. A bucket
+    /// Examines what the bucket's store can do, and whether it belongs to another cluster. A bucket
     /// that does not answer, or refuses the credentials, does not keep the broker from starting:
-    /// this is repeated before the first upload.
+    /// this is repeated before the first upload. The claim of the cluster is put later, because the
+    /// catalog records it first.
     ///
     /// # Errors
     /// When the bucket cannot be used; the error says what to do.
@@ -110,35 +124,58 @@ impl Tier {
             | TierError::OtherContent { .. }
             | TierError::Damaged { .. }
             | TierError::Unsuitable { .. }
+            | TierError::Fenced { .. }
             | TierError::OtherCluster { .. } => Err(error),
         }
     }
 
     async fn try_to_prepare(&self) -> Result<(), TierError> {
         probe(&self.bucket).await?;
-        let claim = claim(&self.bucket, &self.cluster).await?;
-        self.health.prepared();
-        info!(bucket = self.bucket.url(), epoch = claim.epoch, "older records move to the bucket");
+        check_owner(&self.bucket, &self.cluster).await?;
+        self.health.examined();
         Ok(())
     }
 
-    /// Prepares the bucket, if that did not succeed at the start.
-    async fn until_prepared(&self) {
-        while !self.health.is_prepared() {
-            tokio::time::sleep(limits::TIER_INTERVAL).await;
-            if self.health.is_backing_off(Instant::now()) {
-                continue;
-            }
-            if let Err(error) = self.try_to_prepare().await {
-                let pause = self.health.failed(&error, Instant::now());
-                self.metrics.failed(error.kind());
-                warn!(%error, ?pause, "the bucket cannot be used, will retry");
-            }
+    /// Prepares the bucket, if that did not succeed at the start, and then compares the claim of
+    /// the cluster at intervals.
+    async fn watch_claim(&self, parts: &Parts) {
+        let mut has_failed = false;
+        while !self.health.is_fenced() {
+            let interval = match self.confirm_claim(parts).await {
+                Ok(()) => {
+                    // Another failure is for the steps to end that reported it.
+                    if std::mem::take(&mut has_failed) {
+                        self.health.succeeded();
+                    }
+                    limits::TIER_CLAIM_CHECK_INTERVAL
+                }
+                Err(error) if error.is_of_leadership() => limits::TIER_INTERVAL,
+                Err(error) => {
+                    let pause = parts.pause_after(&error);
+                    has_failed = true;
+                    self.metrics.failed(error.kind());
+                    warn!(%error, ?pause, "the bucket cannot be used, will retry");
+                    pause
+                }
+            };
+            tokio::time::sleep(interval).await;
         }
     }
 
-    /// Registers the metrics.
-    pub(crate) fn register(&self, registry: &mut Registry) {
+    async fn confirm_claim(&self, parts: &Parts) -> Result<(), StepError> {
+        if !self.health.is_examined() {
+            self.try_to_prepare().await?;
+        }
+        parts.fence.confirm(Duration::ZERO).await?;
+        if self.health.claimed() {
+            info!(bucket = self.bucket.url(), "older records move to the bucket");
+        }
+        Ok(())
+    }
+
+    /// Registers the metrics, also those of what reads from the bucket for fetches.
+    pub(crate) fn register(&self, registry: &mut Registry, reads: ReadMemory) {
+        registry.register_collector(Box::new(reads));
         self.metrics.register(registry);
         registry.register_collector(Box::new(metrics::Requests(self.bucket.clone())));
     }
@@ -160,13 +197,12 @@ impl Tier {
         TierReader::new(self.bucket.clone(), limits)
     }
 
-    /// Uploads records and carries out their retention until the task is dropped.
-    pub(crate) async fn run(self: Arc<Self>, broker: Broker, settings: Arc<Settings>) {
+    /// What works with the bucket from now on.
+    pub(crate) fn work(self: Arc<Self>, broker: Broker) -> Arc<Work> {
         let parts = Arc::new(self.parts(broker));
-        let uploader = uploader::Uploader::new(Arc::clone(&parts)).run();
-        let retention = retention::TierRetention::new(parts);
-        let retention = retention.run(move || settings.retention_check_interval());
-        tokio::join!(self.until_prepared(), uploader, retention);
+        let interval = self.settings.checkpoint_interval;
+        let checkpoints = Checkpoints::new(Arc::clone(&parts), interval);
+        Arc::new(Work { tier: self, parts, checkpoints: Mutex::new(checkpoints) })
     }
 
     fn parts(&self, broker: Broker) -> Parts {
@@ -174,13 +210,50 @@ impl Tier {
             object_bytes: self.settings.object_bytes,
             age_max: self.settings.upload_age_max,
         };
+        let orphan_check_interval = self.settings.orphan_check_interval;
         let grace_ms = i64::try_from(self.settings.delete_grace.as_millis()).unwrap_or(i64::MAX);
         Parts::new(
             (self.bucket.clone(), self.cluster.clone()),
             broker,
-            Rules { upload, grace_ms },
+            Rules { upload, grace_ms, orphan_check_interval },
             (self.metrics.clone(), self.health()),
         )
+    }
+}
+
+/// What works with the bucket while the broker runs.
+#[derive(Debug)]
+pub(crate) struct Work {
+    tier: Arc<Tier>,
+    parts: Arc<Parts>,
+    checkpoints: Mutex<Checkpoints>,
+}
+
+impl Work {
+    /// Uploads records, writes checkpoints, and carries out retention until the task is dropped.
+    pub(crate) async fn run(self: Arc<Self>, settings: Arc<Settings>) {
+        let uploader = uploader::Uploader::new(Arc::clone(&self.parts)).run();
+        let retention = retention::TierRetention::new(Arc::clone(&self.parts));
+        let retention = retention.run(move || settings.retention_check_interval());
+        let orphans = orphans::Orphans::new(Arc::clone(&self.parts)).run();
+        let claim = self.tier.watch_claim(&self.parts);
+        tokio::join!(claim, uploader, retention, self.write_checkpoints(), orphans);
+    }
+
+    async fn write_checkpoints(&self) {
+        loop {
+            self.checkpoints.lock().await.pass(Which::Due).await;
+            tokio::time::sleep(limits::TIER_CHECKPOINT_LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Writes the last checkpoints of a broker that stops, as long as there is time for them.
+    pub(crate) async fn stop(&self) {
+        let last = async { self.checkpoints.lock().await.pass(Which::Changed).await };
+        if tokio::time::timeout(limits::TIER_STOP_TIME_MAX, last).await.is_err() {
+            let limit = limits::TIER_STOP_TIME_MAX;
+            warn!(?limit, "stopping without the last checkpoints in the bucket");
+        }
     }
 }
 

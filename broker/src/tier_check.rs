@@ -148,7 +148,7 @@ impl Checked<'_> {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
-    use ropewalk_tier::{Content, claim};
+    use ropewalk_tier::{Content, hold_claim};
 
     use super::*;
     use crate::flags::{Command, Flags, Tier};
@@ -183,7 +183,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (url, bucket) = bucket(&dir).await;
         let cluster = ClusterId::new("one").expect("valid");
-        claim(&bucket, &cluster).await.expect("it is empty");
+        let claim = Claim { cluster, epoch: 1, holder: 5 };
+        hold_claim(&bucket, &claim).await.expect("it is empty");
         for more in [&[][..], &["--quick"], &["--json"], &["--cluster", "two"]] {
             let all: Vec<&str> = ["--from", &url].iter().chain(more).copied().collect();
             tier_check(&flags(&all)).await.expect("it is clean");
@@ -198,7 +199,7 @@ mod tests {
     fn the_report_names_every_problem() {
         use ropewalk_tier::check::{Problem, ProblemKind};
         let cluster = ClusterId::new("one").expect("valid");
-        let claim = Claim { cluster: cluster.clone(), epoch: 3 };
+        let claim = Claim { cluster: cluster.clone(), epoch: 3, holder: 5 };
         let options = CheckOptions { quick: true, grace_ms: 60_000, now_ms: 0 };
         let checked = Checked { bucket: "s3://b", cluster: &cluster, claim: &claim, options };
         let problem =

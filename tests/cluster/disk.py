@@ -17,6 +17,8 @@ V1, V2 = pathlib.Path("/sys/fs/cgroup/blkio"), pathlib.Path("/sys/fs/cgroup")
 
 
 class Disk:
+    size_bytes = SIZE_BYTES
+
     def __init__(self, path, group):
         """It is mounted at the path. The name of the group must be the only one on the machine."""
         self.path, self.image, self.filler = path, path.with_suffix(".image"), path / "filler"
@@ -26,7 +28,7 @@ class Disk:
         """Makes the file system, empty."""
         self.path.mkdir(exist_ok=True)
         with open(self.image, "wb") as image:
-            image.truncate(SIZE_BYTES)
+            image.truncate(self.size_bytes)
         run("mkfs.ext4", "-q", "-m", "0", self.image)
         run("mount", "-o", "loop", self.image, self.path)
 

@@ -33,6 +33,7 @@ class Result:
     unknown: int = 0
     possibly_persisted: int = 0  # records that librdkafka gave up without knowing whether they were written
     persisted: int = 0  # those of them that were
+    epochs: list = field(default_factory=list)  # why the writer of librdkafka began new producer epochs
     read: int = 0
     anomalies: list = field(default_factory=list)
     seconds: float = 0.0
@@ -52,6 +53,7 @@ class Result:
         self.unknown += sum(send["outcome"] == "info" and not send.get("possibly_persisted") for send in told.sends)
         self.read += sum(len(poll["records"]) for poll in told.polls())
         self.anomalies += found
+        self.epochs += [epoch["why"] for epoch in told.epochs]
         values = {value for poll in told.polls() for _, _, value in poll["records"]}
         given_up = [send["value"] for send in told.sends if send.get("possibly_persisted")]
         self.possibly_persisted += len(given_up)
@@ -100,7 +102,8 @@ def table(results):
         yield (f"{result.cluster} {result.scenario}: {result.acked} sends acknowledged, {result.unknown} unknown, "
                f"{result.read} records read, {len(result.anomalies)} anomalies, {result.seconds:.0f} s{each}")
         yield (f"    librdkafka gave up {result.possibly_persisted} records that were POSSIBLY_PERSISTED, and "
-               f"{result.persisted} of them were")
+               f"{result.persisted} of them were; its writer began {len(result.epochs)} new epochs")
+        yield from (f"    new epoch: {why}" for why in result.epochs[:checker.SHOWN_MAX])
         waits = [f"{client} {max(waits):.2f}" for client, waits in sorted(result.waits.items())]
         yield f"    the longest that a client waited in one partition, s: {', '.join(waits)}"
         yield from (f"    {anomaly}" for anomaly in result.anomalies[:checker.SHOWN_MAX])

@@ -19,8 +19,10 @@ KILL_REST_S, KILL_DOWN_S = (0.0, 0.5), (0.0, 0.5)
 ALL_GO_ON_EVERY = 5
 # Until the others refuse a broker that they do not trust.
 REFUSED_S_MAX = 30
-# How long a cut lasts, in seconds: longer than an election and the closing of connections.
+# How long a cut lasts after all clients went on, in seconds: longer than an election and the closing of connections.
 CUT_S = (4.0, 8.0)
+# The same in the normal form: some end before the connections do.
+SHORT_CUT_S = (1.0, 3.0)
 # One kill of so many hits the broker again while it recovers. An even number: it is one after which partitions went on,
 # so that no pause of one kill counts for the other.
 AGAIN_EVERY = 10
@@ -144,25 +146,25 @@ CUTS = {
 }
 
 
-def cut(run, times):
+def cut(run, how):
     """Each kind of cut so many times, between a leader and others, and the second time and later also between the controller
-    and others. Clients reach all brokers."""
-    events = []
+    and others. Clients reach all brokers. The argument is how often, and how long a cut lasts."""
+    (times, lasts_s), events = how, []
     for at in range(times):
         for kind, make in CUTS.items():
             run.rest()
             node = run.choose(run.rng.choice(("leader", "controller")) if at else "leader")
             events.append(Event(now(), kind))
             make(run, node)
-            wait_and_heal(run, events, f"broker {node.number}: {kind}", "end of a cut")
+            wait_and_heal(run, events, f"broker {node.number}: {kind}", "end of a cut", lasts_s)
     return events
 
 
-def wait_and_heal(run, events, cut, end):
+def wait_and_heal(run, events, cut, end, lasts_s=CUT_S):
     """All clients go on while the cut that was made lasts, and after its `end`."""
     waited = run.go_on(events[-1].at, cut)
     progress(f"{cut}; all clients went on within {waited:.1f} s")
-    time.sleep(run.rng.uniform(*CUT_S))
+    time.sleep(run.rng.uniform(*lasts_s))
     events.append(Event(now(), end))
     run.network.heal()
     run.go_on(events[-1].at, f"{end}: {cut}")

@@ -258,6 +258,7 @@ class Report(unittest.TestCase):
         for at, ended in enumerate([1, 2, 3, 9, 10, 11, 12]):
             told.add({"op": "send", "process": "p", "began": 0, "ended": int(ended * 1e9), "partition": "t/0",
                       "value": f"v{at}", "outcome": "ok", "offset": at})
+        told.add({"op": "epoch", "process": "p", "began": 1, "ended": 1, "why": "skipped"})
         kind, result = report.KILLS[0], report.Result("ropewalk", "kill")
         result.add([report.Event(int(10e9)), report.Event(int(3.5e9), kind)], told, [])
         self.assertEqual({kind: [5.5]}, result.pauses)
@@ -266,8 +267,9 @@ class Report(unittest.TestCase):
         self.assertRegex(lines[1], r"ropewalk +kill -9 of a leader +1 +5.50 +5.50$")
         self.assertRegex(lines[2], r"ropewalk +every kill -9 +1 +5.50 +5.50$")
         self.assertIn("7 sends acknowledged, 0 unknown, 0 records read, 0 anomalies", lines[3])
-        self.assertIn("gave up 0 records", lines[4])
-        self.assertIn("p 5.50", lines[5])
+        self.assertRegex(lines[4], "gave up 0 records .*began 1 new epochs$")
+        self.assertEqual("    new epoch: skipped", lines[5])
+        self.assertIn("p 5.50", lines[6])
 
     def test_records_that_were_given_up_are_counted_by_whether_they_are_there(self):
         told = History()

@@ -14,8 +14,9 @@
 //! of their last batch; format 4 adds the proof that a topic was deleted; format 5 adds the check
 //! of the state and the feature level; format 6 adds brokers and the placement of replicas; format
 //! 7 adds the preparation of restarts and the conditions for draining; format 8 adds the tier of
-//! partitions; format 9 adds their restore. An entry carries the lowest number that can express it,
-//! so that an older broker refuses only the commands that it does not support.
+//! partitions; format 9 adds their restore and the claim of the bucket. An entry carries the lowest
+//! number that can express it, so that an older broker refuses only the commands that it does not
+//! support.
 //!
 //! # Feature level
 //!

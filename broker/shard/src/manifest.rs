@@ -1,5 +1,5 @@
 //! What a shard knows of the objects in the bucket: their references, and those of the pages that
-//! list many of them.
+//! list many of them. The catalog also knows the claim with which the cluster owns the bucket.
 //!
 //! An object holds the records of one range of offsets of one partition. The newest objects of a
 //! partition are referenced by the state of its shard itself, older ones by pages: immutable
@@ -55,6 +55,28 @@ pub struct PageRef {
     pub size_bytes: u32,
     /// The first eight bytes of the page's SHA-256, as a big-endian number.
     pub digest: u64,
+}
+
+/// A claim of the bucket: the cluster that put the claim with the highest epoch owns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketClaim {
+    /// Counts the owners of the bucket, from 1. A restore of the cluster has the next one.
+    pub epoch: u32,
+    /// A random number, because a restored cluster has the id of the lost one.
+    pub holder: u64,
+    /// Whether the cluster is a restored one.
+    pub restore: RestoreState,
+}
+
+/// Whether a cluster was restored from the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestoreState {
+    /// It was not restored.
+    No,
+    /// It is being restored: nothing is uploaded to the bucket or deleted there.
+    Unfinished,
+    /// Everything that was to be restored is there.
+    Finished,
 }
 
 /// A partition that continues from its objects in the bucket, because the brokers that had its

@@ -58,7 +58,7 @@ pub struct State {
 
 /// Version of the encoding of a [`State`], and of what [`State::log_sum`] covers. Replicas compare
 /// digests only of the same version. A change of any part of the state needs another one.
-pub const ENCODING: u8 = 3;
+pub const ENCODING: u8 = 4;
 
 /// A side effect of an applied entry. The replica's driver carries them out in order.
 #[derive(Debug, Clone, PartialEq)]

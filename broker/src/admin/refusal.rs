@@ -153,6 +153,7 @@ impl From<catalog::Refusal> for AdminError {
             Refusal::ReplicaStays { .. }
             | Refusal::ReplicaVotes { .. }
             | Refusal::LastVoter { .. } => Self::conflict("ReplicaInUse", text),
+            Refusal::OtherClaim { .. } => Self::conflict("OtherClaim", text),
         }
     }
 }

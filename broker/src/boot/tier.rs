@@ -14,7 +14,7 @@ use super::{StartError, Status};
 use crate::handle::Context;
 use crate::supervision::{self, Supervisor};
 use crate::tier::remote::{RemoteParts, RemoteReader, ShardManifests};
-use crate::tier::{Broker, Tier};
+use crate::tier::{Broker, ReadMemory, Tier, Work};
 
 /// The bucket, and the threads of what uses it.
 #[derive(Debug)]
@@ -47,29 +47,53 @@ impl OpenTier {
         Ok(Some(Self { tier, runtime }))
     }
 
-    /// Gives the handlers what reads from the bucket, and starts uploads and retention. Returns the
-    /// runtime.
+    /// Gives the handlers what reads from the bucket, and starts uploads, checkpoints and
+    /// retention.
     pub(super) fn start(
         self,
         (opened, context): (&OpenParts, &Context),
         (status, registry): (&Status, &Mutex<Registry>),
         supervisor: &Supervisor,
         background: &mut JoinSet<()>,
-    ) -> TierRuntime {
+    ) -> RunningTier {
         let Self { tier, runtime } = self;
         status.has_tier(tier.health());
-        tier.register(&mut registry.lock());
+        let reader = tier.reader();
+        let reads = ReadMemory { reader: reader.clone(), cold: context.cold.clone() };
+        tier.register(&mut registry.lock(), reads);
         let reader = RemoteReader::new(RemoteParts {
-            reader: tier.reader(),
+            reader,
             manifests: ShardManifests::new(Arc::clone(&opened.node), Arc::clone(&opened.view)),
             cluster: tier.cluster().clone(),
             runtime: runtime.handle(),
         });
         let _ = context.remote.set(Arc::new(reader));
-        let broker = Broker { node: Arc::clone(&opened.node), view: Arc::clone(&opened.view) };
-        let run = tier.run(broker, Arc::clone(&opened.parts.settings));
+        let broker = Broker {
+            node: Arc::clone(&opened.node),
+            view: Arc::clone(&opened.view),
+            cluster: Arc::clone(&opened.cluster),
+        };
+        let work = tier.work(broker);
+        let run = Arc::clone(&work).run(Arc::clone(&opened.parts.settings));
         let run = supervisor.endless(&supervision::TIER, run);
         background.spawn_on(run, &runtime.handle());
-        runtime
+        RunningTier { work, runtime }
+    }
+}
+
+/// What works with the bucket, and its threads.
+#[derive(Debug)]
+pub(super) struct RunningTier {
+    work: Arc<Work>,
+    runtime: TierRuntime,
+}
+
+impl RunningTier {
+    /// Writes the last checkpoints. To be called while the shards still run.
+    pub(super) async fn stop(&self) {
+        let work = Arc::clone(&self.work);
+        let last = move || Handle::current().block_on(work.stop());
+        // Fails only if the runtime ends first.
+        let _ = self.runtime.handle().spawn_blocking(last).await;
     }
 }

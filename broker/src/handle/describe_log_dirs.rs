@@ -47,7 +47,7 @@ pub(crate) async fn handle(
             topics.push(DescribeLogDirsTopic { name: Str::from(&*view.name), partitions });
         }
     }
-    let (total_bytes, usable_bytes) = ropewalk_node::blocking::in_place(|| ctx.disk_bytes());
+    let (total_bytes, usable_bytes) = ropewalk_node::blocking::in_place(|| disk_bytes(ctx));
     let result = DescribeLogDirsResult {
         log_dir: ctx.log_dir.clone(),
         topics,
@@ -56,4 +56,11 @@ pub(crate) async fn handle(
         ..Default::default()
     };
     Ok(DescribeLogDirsResponse { results: vec![result], ..Default::default() })
+}
+
+/// Total and free bytes of the data directory's file system.
+fn disk_bytes(ctx: &Context) -> (i64, i64) {
+    let Ok(stat) = rustix::fs::statvfs(ctx.log_dir.as_str()) else { return (-1, -1) };
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize));
+    (bytes(stat.f_blocks).unwrap_or(i64::MAX), bytes(stat.f_bavail).unwrap_or(i64::MAX))
 }

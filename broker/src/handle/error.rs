@@ -393,7 +393,8 @@ impl From<&catalog::Refusal> for ErrorCode {
             | catalog::Refusal::BrokerHoldsReplicas { .. }
             | catalog::Refusal::StandingChanged { .. }
             | catalog::Refusal::TooFewBrokers { .. }
-            | catalog::Refusal::OtherRestarts { .. } => Self::PolicyViolation,
+            | catalog::Refusal::OtherRestarts { .. }
+            | catalog::Refusal::OtherClaim { .. } => Self::PolicyViolation,
             catalog::Refusal::NoSuchBroker { .. } => Self::BrokerIdNotRegistered,
             catalog::Refusal::NoSuchShard { .. }
             | catalog::Refusal::NoSuchReplica { .. }

@@ -491,8 +491,7 @@ mod tests {
         let (done, answer) = oneshot::channel();
         let part = PartitionProduceResponse { index: 3, ..Default::default() };
         let topic = TopicProduceResponse { partition_responses: vec![part], ..Default::default() };
-        let place =
-            BatchPlace { topic: 0, partition: 0, uses_append_time: false, numbered: None };
+        let place = BatchPlace { topic: 0, partition: 0, uses_append_time: false, numbered: None };
         let proposed = PendingProduce {
             acks,
             due: (acks != 0).then(|| Instant::now() + deadline::patience(timeout_ms)),

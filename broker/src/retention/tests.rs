@@ -2,6 +2,7 @@
 
 use ropewalk_batch::Builder;
 use ropewalk_shard::command::{Append, ChangeTier, TierChange};
+use ropewalk_shard::manifest::ObjectRef;
 use ropewalk_shard::proposal::SendOrder;
 use ropewalk_shard::state::Partition;
 use ropewalk_shard::state::partition::Producer;
@@ -87,7 +88,7 @@ async fn records_grow_old_only_where_the_policy_is_to_delete() {
     running.broker.stop().await;
 }
 
-/// Its objects, which may be younger and are before the segments, are not seen here.
+/// Its objects, which may be younger, are before the segments.
 #[tokio::test(flavor = "multi_thread")]
 async fn t1_a_partition_with_a_tier_has_a_retention_of_its_own() {
     let running = Running::start().await;
@@ -98,9 +99,45 @@ async fn t1_a_partition_with_a_tier_has_a_retention_of_its_own() {
     let old_ms = clock::now_ms() - 60_000;
     let batch = Builder::new().record(old_ms, Some(b"key"), Some(b"value")).build();
     write(&shard, id, vec![batch]).await;
-    running.task(&[]).expire_records(&mut Removals::default()).await;
+    let object = |max_timestamp_ms: i64| ObjectRef {
+        base: 0,
+        end: 1,
+        history: shard.history(),
+        term: shard.leading().expect("it leads"),
+        size_bytes: 1,
+        digest: 0,
+        max_timestamp_ms,
+        first_epoch: 0,
+    };
+    let young = TierChange::AddObject(object(clock::now_ms()));
+    let young = ShardCommand::ChangeTier(ChangeTier { change: young, partition: id });
+    assert_eq!(shard.propose(Command::Shard(young)).await, Ok(Outcome::Done));
+    let with_bucket = [("ropewalk.tier.url", "file:///bucket")];
     let log = shard.log(&id).expect("it is open");
-    assert_eq!((log.log_start(), log.high_watermark()), (0, 1));
+    for settings in [&with_bucket[..], &[]] {
+        running.task(settings).expire_records(&mut Removals::default()).await;
+        assert_eq!((log.log_start(), log.high_watermark()), (0, 1), "the object is young");
+    }
+    running.broker.stop().await;
+}
+
+/// The bucket was removed from the settings of the broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_with_a_tier_has_a_retention_without_the_bucket_too() {
+    let running = Running::start().await;
+    let (shard, id) = running.make("t", &[("retention.ms", "1000")]).await;
+    let change = ChangeTier { change: TierChange::Enable, partition: id };
+    let change = Command::Shard(ShardCommand::ChangeTier(change));
+    assert_eq!(shard.propose(change).await, Ok(Outcome::Done));
+    let old_ms = clock::now_ms() - 60_000;
+    let batch = Builder::new().record(old_ms, Some(b"key"), Some(b"value")).build();
+    write(&shard, id, vec![batch]).await;
+    let with_bucket = [("ropewalk.tier.url", "file:///bucket")];
+    running.task(&with_bucket).expire_records(&mut Removals::default()).await;
+    let log = shard.log(&id).expect("it is open");
+    assert_eq!(log.log_start(), 0, "the tier does it");
+    running.task(&[]).expire_records(&mut Removals::default()).await;
+    assert_eq!((log.log_start(), log.high_watermark()), (1, 1));
     running.broker.stop().await;
 }
 

@@ -22,6 +22,8 @@ const OBJECT_BYTES: &str = "ropewalk.tier.object.bytes";
 const AGE: &str = "ropewalk.tier.upload.max.age.ms";
 const CACHE_BYTES: &str = "ropewalk.tier.cache.bytes";
 const GRACE: &str = "ropewalk.tier.delete.grace.ms";
+const CHECKPOINTS: &str = "ropewalk.tier.checkpoint.interval.ms";
+const ORPHANS: &str = "ropewalk.tier.orphan.check.interval.ms";
 
 /// Most bytes of records that an object may be planned for: an upload holds them in memory.
 const OBJECT_BYTES_MAX: i64 = 128 << 20;
@@ -66,6 +68,15 @@ pub(super) static KEYS: &[Key] = &[
         "How long an object stays in the bucket after retention removed its records: the time that \
          a read in progress has.",
     ),
+    key(CHECKPOINTS, Kind::Long, "60000").valid(Valid::AtLeast(1)).doc(
+        "How often the offsets of groups and the manifests of partitions are written to the bucket, \
+         if they changed: what a restore has of them is at most as old. Topics are written at once.",
+    ),
+    key(ORPHANS, Kind::Long, "86400000").valid(Valid::AtLeast(1)).doc(
+        "How often the bucket is searched for objects that no manifest names, such as those of an \
+         upload that its leader did not complete. They are deleted after \
+         ropewalk.tier.delete.grace.ms.",
+    ),
 ];
 
 /// The bucket, and how it is used.
@@ -81,6 +92,10 @@ pub struct TierSettings {
     pub cache_bytes: u64,
     /// How long a dropped object stays in the bucket.
     pub delete_grace: Duration,
+    /// Between two checkpoints of a shard in the bucket.
+    pub checkpoint_interval: Duration,
+    /// Between two searches for objects that no manifest names.
+    pub orphan_check_interval: Duration,
 }
 
 impl Settings {
@@ -122,6 +137,8 @@ impl Settings {
             upload_age_max: self.millis(AGE),
             cache_bytes: bytes(CACHE_BYTES),
             delete_grace: self.millis(GRACE),
+            checkpoint_interval: self.millis(CHECKPOINTS),
+            orphan_check_interval: self.millis(ORPHANS),
         }))
     }
 
@@ -169,6 +186,8 @@ mod tests {
         assert_eq!((tier.object_bytes, tier.cache_bytes), (64 << 20, 64 << 20));
         let hour = Duration::from_secs(3600);
         assert_eq!((tier.upload_age_max, tier.delete_grace), (hour, hour));
+        let (minute, day) = (Duration::from_secs(60), 24 * hour);
+        assert_eq!((tier.checkpoint_interval, tier.orphan_check_interval), (minute, day));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(super) async fn dropped(parts: &Parts, led: &Led) -> Result<usize, StepError
     let Some(tier) = tier.filter(|tier| tier.deleted < tier.dropped) else { return Ok(0) };
     let key = convert::key(&parts.cluster, led.id);
     let found = Found::of(parts, &key, &tier).await?;
+    parts.fence.permit_deletion().await?;
     led.check()?;
     delete(parts, &found.objects).await?;
     // A page only after everything that it lists: it is how that is found.
@@ -43,6 +44,7 @@ pub(super) async fn replaced(
     pages: &[ropewalk_shard::manifest::PageRef],
 ) -> Result<(), StepError> {
     let key = convert::key(&parts.cluster, led.id);
+    parts.fence.permit_deletion().await?;
     led.check()?;
     let names: Vec<Name> = pages.iter().map(|page| convert::page(page).name(&key)).collect();
     delete(parts, &names).await?;
@@ -52,7 +54,7 @@ pub(super) async fn replaced(
     led.change(TierChange::ObjectsDeleted { through, pages }).await
 }
 
-async fn delete(parts: &Parts, names: &[Name]) -> Result<(), TierError> {
+pub(super) async fn delete(parts: &Parts, names: &[Name]) -> Result<(), TierError> {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let deleted = stream::iter(names).map(|name| async move { parts.bucket.delete(&name).await });
     deleted.buffer_unordered(limits::TIER_STEPS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)

@@ -1,11 +1,13 @@
-//! Retention of a partition with a tier, by age and by size. Pure.
+//! Retention of a partition with a tier, by age and by size. Reads no disk and no bucket.
 //!
 //! The total retention (`retention.*`) moves the log start over objects, and over local segments
 //! that were not uploaded. The local retention (`local.retention.*`) moves the local start over
 //! segments, but never past the end of the tier: what the manifest lacks stays on the disks (T1).
 
+use ropewalk_node::ShardHandle;
 use ropewalk_segment::SegmentInfo;
 use ropewalk_segment::retention::{self, Retention};
+use ropewalk_shard::PartitionId;
 use ropewalk_shard::state::Tier;
 
 use super::plan::part_from;
@@ -70,6 +72,25 @@ pub(super) fn expired(
         }
     }
     log_start
+}
+
+/// The new log start by what the state of the shard has of the partition's objects, for a broker
+/// without a bucket. All objects of a page are removed at once.
+pub(crate) fn expired_without_bucket(
+    shard: &ShardHandle,
+    id: &PartitionId,
+    segments: &[SegmentInfo],
+    (now_ms, retention): (i64, &Retention),
+) -> Option<i64> {
+    let state = shard.state();
+    let partition = state.partitions.get(id)?;
+    let tier = partition.tier.as_deref()?;
+    let pages = tier.pages.iter().filter(|page| page.end > partition.log_start);
+    let pages = pages.map(|p| Unit::new(p.end, p.objects_bytes, p.max_timestamp_ms));
+    let newest = newest_units(tier, segments, partition.log_start);
+    let units: Vec<Unit> = pages.chain(newest).collect();
+    let total_bytes = units.iter().map(|unit| unit.bytes).sum();
+    expired(units, total_bytes, now_ms, retention)
 }
 
 /// The new local start, if local retention removes any segment of which the bucket has everything.

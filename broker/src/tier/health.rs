@@ -18,10 +18,43 @@ pub(crate) struct Health(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Before the bucket was examined and claimed nothing is written to it.
-    is_unprepared: bool,
+    /// Before the bucket was examined nothing is written to it, not even a claim.
+    is_unexamined: bool,
+    /// Before the cluster's claim was found in the bucket nothing else is written to it.
+    is_unclaimed: bool,
+    blocked: Option<Block>,
     failing: Option<Failing>,
     lag: Lag,
+}
+
+/// Why nothing is uploaded and deleted, although the bucket works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Block {
+    /// Another claim counts, for the reason in this sentence. This never ends.
+    Fenced(String),
+    /// The cluster is being restored from the bucket.
+    UnfinishedRestore,
+}
+
+impl Block {
+    /// A short name for metrics and conditions.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Fenced(_) => "fenced",
+            Self::UnfinishedRestore => "unfinished_restore",
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::Fenced(why) => why.clone(),
+            Self::UnfinishedRestore => {
+                "the restore of this cluster from the bucket is not finished, and nothing is \
+                 uploaded or deleted: run `ropewalk-broker restore` again"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -60,17 +93,48 @@ pub(crate) struct Lag {
 impl Health {
     /// Of a bucket that was not examined and claimed yet.
     pub(super) fn unprepared() -> Self {
-        Self(Mutex::new(State { is_unprepared: true, ..State::default() }))
+        let state = State { is_unexamined: true, is_unclaimed: true, ..State::default() };
+        Self(Mutex::new(state))
     }
 
-    /// The bucket was examined and claimed.
-    pub(super) fn prepared(&self) {
-        self.0.lock().is_unprepared = false;
+    /// The bucket was examined: it can be used, and belongs to no other cluster.
+    pub(super) fn examined(&self) {
+        self.0.lock().is_unexamined = false;
         self.succeeded();
     }
 
-    pub(super) fn is_prepared(&self) -> bool {
-        !self.0.lock().is_unprepared
+    pub(super) fn is_examined(&self) -> bool {
+        !self.0.lock().is_unexamined
+    }
+
+    /// The bucket has the claim of the cluster. Returns whether that is new.
+    pub(super) fn claimed(&self) -> bool {
+        std::mem::take(&mut self.0.lock().is_unclaimed)
+    }
+
+    /// Uploads and deletions are not permitted from now on.
+    pub(super) fn block(&self, block: Block) {
+        let mut state = self.0.lock();
+        match &state.blocked {
+            Some(Block::Fenced(_)) => {}
+            Some(Block::UnfinishedRestore) | None => state.blocked = Some(block),
+        }
+    }
+
+    /// The cluster is not being restored any more.
+    pub(super) fn restore_finished(&self) {
+        let mut state = self.0.lock();
+        state.blocked.take_if(|block| *block == Block::UnfinishedRestore);
+    }
+
+    /// Whether the bucket belongs to another cluster, or to a restore of this one.
+    pub(crate) fn is_fenced(&self) -> bool {
+        matches!(self.0.lock().blocked, Some(Block::Fenced(_)))
+    }
+
+    fn is_blocked(&self) -> bool {
+        let state = self.0.lock();
+        state.is_unexamined || state.is_unclaimed || state.blocked.is_some()
     }
 
     /// The bucket did what was asked.
@@ -99,7 +163,7 @@ impl Health {
 
     /// Whether steps that need the bucket wait now.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
-        !self.is_prepared() || self.is_backing_off(now)
+        self.is_blocked() || self.is_backing_off(now)
     }
 
     /// Whether the pause after the last failure lasts.
@@ -120,17 +184,21 @@ impl Health {
     /// The state of the bucket.
     pub(crate) fn report(&self) -> HealthReport {
         let state = self.0.lock();
-        let failure = state.failing.as_ref();
+        let blocked = state.blocked.as_ref().map(|block| (block.kind(), None, block.reason()));
+        let failing = state.failing.as_ref().map(|f| (f.kind, f.operation, f.reason.clone()));
         HealthReport {
-            is_claimed: !state.is_unprepared,
-            failure: failure.map(|f| (f.kind, f.operation, f.reason.clone())),
+            is_claimed: !state.is_unclaimed,
+            failure: blocked.or(failing),
             lag: state.lag,
         }
     }
 
-    /// Why the bucket fails, as one sentence; `None` while it works.
+    /// Why nothing is uploaded, as one sentence; `None` while the bucket works.
     pub(crate) fn failure(&self) -> Option<String> {
         let state = self.0.lock();
+        if let Some(block) = &state.blocked {
+            return Some(block.reason());
+        }
         let failing = state.failing.as_ref()?;
         let (seconds, lag) = (failing.since.elapsed().as_secs(), state.lag);
         Some(format!(
@@ -201,9 +269,30 @@ mod tests {
     fn nothing_is_written_before_the_bucket_was_claimed() {
         let health = Health::unprepared();
         assert!(health.is_paused(Instant::now()) && !health.is_backing_off(Instant::now()));
+        health.examined();
+        assert!(health.is_examined() && health.is_paused(Instant::now()));
         assert!(!health.report().is_claimed);
-        health.prepared();
-        assert!(!health.is_paused(Instant::now()) && health.report().is_claimed);
+        assert!(health.claimed(), "it is new");
+        assert!(!health.claimed() && !health.is_paused(Instant::now()));
+        assert!(health.report().is_claimed);
+    }
+
+    #[test]
+    fn t2_a_restore_may_finish_and_a_bucket_that_was_taken_over_never_comes_back() {
+        let health = Health::default();
+        health.block(Block::UnfinishedRestore);
+        assert!(health.is_paused(Instant::now()) && !health.is_fenced());
+        assert!(health.failure().expect("blocked").contains("run `ropewalk-broker restore` again"));
+        health.restore_finished();
+        assert_eq!((health.failure(), health.is_paused(Instant::now())), (None, false));
+        health.block(Block::Fenced("taken over".to_owned()));
+        health.block(Block::UnfinishedRestore);
+        health.restore_finished();
+        health.succeeded();
+        assert_eq!(health.failure(), Some("taken over".to_owned()));
+        let reported = health.report().failure;
+        assert_eq!(reported, Some(("fenced", None, "taken over".to_owned())));
+        assert!(health.is_fenced() && health.is_paused(Instant::now()));
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub(super) enum StepError {
     /// An object cannot be made of the records.
     #[error("the records cannot be put into an object: {0}")]
     Encode(#[from] EncodeError),
-    /// A page cannot be made, or is not what the manifest says.
-    #[error("the manifest cannot be put into a page: {0}")]
+    /// A page or checkpoint cannot be made, or is not what the manifest says.
+    #[error("the manifest or state cannot be written in the bucket's format: {0}")]
     Page(#[from] FormatError),
     /// The command was not applied, or its outcome is unknown.
     #[error(transparent)]
@@ -36,6 +36,15 @@ pub(super) enum StepError {
     /// The state refused the change.
     #[error("the manifest was not changed: {0}")]
     Refused(#[from] TierRefusal),
+    /// The catalog has no claim of the bucket yet. Its leader records one.
+    #[error("the cluster has not recorded a claim of the bucket yet")]
+    Unclaimed,
+    /// The cluster is being restored from the bucket.
+    #[error("the restore of this cluster is not finished")]
+    Unfinished,
+    /// The bucket belongs to another cluster, or to a restore of this one.
+    #[error("the bucket belongs to another cluster, or to a restore of this one")]
+    Fenced,
     /// The term ended, or the partition is closed. Another leader continues.
     #[error("this broker does not lead the partition any more")]
     NotLeader,
@@ -50,14 +59,18 @@ impl StepError {
             Self::Encode(_) | Self::Page(_) => "encode",
             Self::Proposed(_) => "propose",
             Self::Refused(_) => "refused",
+            Self::Unclaimed => "unclaimed",
+            Self::Unfinished => "unfinished_restore",
+            Self::Fenced => "fenced",
             Self::NotLeader => "not_leader",
         }
     }
 
-    /// Whether it is expected where leaders change or stop.
+    /// Whether it is expected where leaders change or stop, or where no step is permitted now.
     pub(super) fn is_of_leadership(&self) -> bool {
         match self {
-            Self::NotLeader => true,
+            // What blocks all steps is reported once, by the health of the bucket.
+            Self::NotLeader | Self::Unclaimed | Self::Unfinished | Self::Fenced => true,
             Self::Proposed(error) => match error {
                 ProposeError::NotLeader
                 | ProposeError::Stopped
@@ -77,10 +90,10 @@ impl StepError {
 /// A partition during one term of this broker.
 #[derive(Debug, Clone)]
 pub(super) struct Led {
-    shard: Arc<ShardHandle>,
+    pub(super) shard: Arc<ShardHandle>,
     pub(super) log: Arc<PartitionLog>,
     pub(super) id: PartitionId,
-    term: u64,
+    pub(super) term: u64,
 }
 
 impl Led {

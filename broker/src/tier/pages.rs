@@ -33,6 +33,7 @@ pub(super) async fn fold(parts: &Parts, led: &Led) -> Result<bool, StepError> {
     let key = convert::key(&parts.cluster, led.id);
     let entries = listed(parts, &key, &fold).await?;
     let page = Page::new(key, led.origin(), entries)?.encode();
+    parts.fence.permit_upload_of(led).await?;
     led.check()?;
     parts.bucket.put_if_absent(&page.name.to_string(), &page.content).await?;
     led.change(TierChange::FoldObjects(convert::page_of(&page.reference))).await?;

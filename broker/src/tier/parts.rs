@@ -9,6 +9,7 @@ use ropewalk_tier::{Bucket, ClusterId, Remedy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::fence::{Broker, Fence};
 use super::health::Health;
 use super::led::StepError;
 use super::metrics::Metrics;
@@ -23,6 +24,8 @@ pub(crate) struct Rules {
     pub(crate) upload: UploadRules,
     /// How long a dropped object stays in the bucket, milliseconds.
     pub(crate) grace_ms: i64,
+    /// Between two looks for orphans of a shard.
+    pub(crate) orphan_check_interval: Duration,
 }
 
 /// What the steps of the tier share.
@@ -35,15 +38,10 @@ pub(crate) struct Parts {
     pub(crate) rules: Rules,
     pub(crate) metrics: Metrics,
     pub(crate) health: Arc<Health>,
+    /// Whether the cluster may still upload and delete.
+    pub(super) fence: Fence,
     /// Memory for objects that are being uploaded, in units of 1 KiB.
     memory: Arc<Semaphore>,
-}
-
-/// The parts of the broker that the tier uses.
-#[derive(Debug)]
-pub(crate) struct Broker {
-    pub(crate) node: Arc<Node>,
-    pub(crate) view: Arc<View>,
 }
 
 /// Whether the partition has records in the bucket, so that its segments alone do not say how old
@@ -55,12 +53,16 @@ pub(crate) fn has_tier(shard: &ShardHandle, id: &PartitionId) -> bool {
 impl Parts {
     pub(crate) fn new(
         (bucket, cluster): (Bucket, ClusterId),
-        Broker { node, view }: Broker,
+        broker: Broker,
         rules: Rules,
         (metrics, health): (Metrics, Arc<Health>),
     ) -> Self {
         let memory = Arc::new(Semaphore::new(limits::TIER_UPLOAD_BYTES_MAX >> 10));
-        Self { bucket, cluster, node, view, rules, metrics, health, memory }
+        let reports = (metrics.clone(), Arc::clone(&health));
+        let claimed = (bucket.clone(), cluster.clone());
+        let Broker { node, view, .. } = broker.clone();
+        let fence = Fence::new(claimed, broker, reports);
+        Self { bucket, cluster, node, view, rules, metrics, health, fence, memory }
     }
 
     /// The partitions of a topic that this broker leads.
@@ -96,6 +98,9 @@ impl Parts {
             | StepError::Encode(_)
             | StepError::Page(_)
             | StepError::Refused(_)
+            | StepError::Unclaimed
+            | StepError::Unfinished
+            | StepError::Fenced
             | StepError::NotLeader => limits::TIER_PAUSE_MAX,
         }
     }

@@ -125,7 +125,9 @@ impl Job {
             Some(Switch::Discard { log_start }) => led.advance_log_start(log_start).await?,
             Some(Switch::Enable) | None => {}
         }
-        local::retain(&led, &self.topic.config).await?;
+        if !parts.health.is_fenced() {
+            local::retain(&led, &self.topic.config).await?;
+        }
         self.total(parts, &led).await?;
         let Some((tier, log_start)) = tier_of(&led)? else { return Ok(()) };
         if let Some(through) = expire::droppable(&tier, log_start) {

@@ -18,6 +18,7 @@ use ropewalk_tier::{Entries, Level};
 use tempfile::TempDir;
 
 use super::led::{Led, StepError};
+use super::orphans::Orphans;
 use super::retention::TierRetention;
 use super::upload::upload;
 use super::uploader::Uploader;
@@ -25,6 +26,10 @@ use super::*;
 use crate::boot::{self, Start};
 use crate::catalog::NewTopic;
 use crate::clock;
+
+mod checkpoints;
+mod claim;
+mod orphans;
 
 /// A broker with a bucket of its own in a directory, which by default it does not use: tests upload
 /// to another one, step by step.
@@ -73,14 +78,18 @@ impl Running {
 
     /// The parts of a tier over this bucket.
     fn parts(&self, bucket: &Bucket, object_bytes: u64) -> Arc<Parts> {
+        self.parts_with_grace(bucket, object_bytes, 0)
+    }
+
+    fn parts_with_grace(&self, bucket: &Bucket, object_bytes: u64, grace_ms: i64) -> Arc<Parts> {
         let context = self.broker.context();
         let (node, view) = (Arc::clone(&context.node), Arc::clone(&context.view));
         let upload = UploadRules { object_bytes, age_max: Duration::ZERO };
         let cluster = ClusterId::new("cluster").expect("valid");
         Arc::new(Parts::new(
             (bucket.clone(), cluster),
-            Broker { node, view },
-            Rules { upload, grace_ms: 0 },
+            Broker { node, view, cluster: Arc::clone(&context.cluster) },
+            Rules { upload, grace_ms, orphan_check_interval: Duration::from_secs(86_400) },
             (Metrics::default(), Arc::default()),
         ))
     }
@@ -102,6 +111,12 @@ impl Topic {
             let answer = answer.expect("the driver runs").expect("taken");
             assert!(answer.iter().all(Result::is_ok), "{answer:?}");
         }
+    }
+
+    /// Puts the claim into the bucket, as before the first upload of a leader.
+    async fn claim(&self, parts: &Parts) {
+        let term = self.shard.leading().expect("it leads");
+        parts.fence.permit_upload(&self.shard, term).await.expect("it is the only cluster");
     }
 
     fn tier(&self) -> TierState {
@@ -205,6 +220,7 @@ async fn t1_a_lost_answer_of_a_put_leaves_one_object() {
     let mut uploader = Uploader::new(Arc::clone(&parts));
     topic.write(3, b"first").await;
     until("the tier is enabled", || topic.shard.state().partitions[&topic.id].tier.is_some()).await;
+    topic.claim(&parts).await;
     // The first attempt puts the object, and no attempt is answered.
     store.next_puts([Fault::LosesAnswer, Fault::Fails, Fault::Fails, Fault::Fails]);
     uploader.pass().await;
@@ -233,6 +249,7 @@ async fn t1_an_uploader_that_ends_between_put_and_command_is_continued_without_a
     let parts = running.parts(&bucket, 1 << 20);
     topic.write(3, b"value").await;
     until("the tier is enabled", || topic.shard.state().partitions[&topic.id].tier.is_some()).await;
+    topic.claim(&parts).await;
     // The put succeeds; it cannot be verified, so the command is not proposed.
     store.next_gets([Fault::Fails; 4]);
     Uploader::new(Arc::clone(&parts)).pass().await;
@@ -358,7 +375,11 @@ async fn a_bucket_of_another_cluster_is_refused_at_the_start() {
     let settings = Settings::new([("ropewalk.tier.url".to_owned(), url)]).expect("valid");
     let settings = settings.tier().expect("valid").expect("it has a bucket");
     let open = |cluster| Tier::open(settings.clone(), cluster).expect("it opens");
-    open("one").prepare().await.expect("it is claimed");
+    open("one").prepare().await.expect("it belongs to no cluster");
+    let cluster = ClusterId::new("one").expect("valid");
+    let claim = ropewalk_tier::Claim { cluster, epoch: 1, holder: 5 };
+    let bucket = Bucket::open(&settings.bucket).expect("it opens");
+    ropewalk_tier::hold_claim(&bucket, &claim).await.expect("it is claimed");
     open("one").prepare().await.expect("it is its own");
     let refused = open("two").prepare().await.expect_err("it belongs to the other one");
     assert!(refused.to_string().contains("belongs to cluster one"), "{refused}");
@@ -374,6 +395,7 @@ async fn t1_while_the_bucket_fails_nothing_leaves_the_disk() {
     let parts = running.parts(&bucket, 1 << 20);
     topic.write(3, b"value").await;
     until("the tier is enabled", || topic.shard.state().partitions[&topic.id].tier.is_some()).await;
+    topic.claim(&parts).await;
     store.next_puts([Fault::Denies; 8]);
     Uploader::new(Arc::clone(&parts)).pass().await;
     TierRetention::new(Arc::clone(&parts)).pass().await;
@@ -381,5 +403,31 @@ async fn t1_while_the_bucket_fails_nothing_leaves_the_disk() {
     let read: Bytes = topic.bytes().into();
     assert_eq!(ropewalk_tier::batches(read).filter(Result::is_ok).count(), 3);
     assert!(parts.health.failure().expect("it fails").contains("Check the credentials"));
+    running.broker.stop().await;
+}
+
+/// A bucket without an answer keeps an upload for minutes, and meanwhile the data-loss window grows.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_reported_while_the_bucket_hangs() {
+    let running = Running::start(&[]).await;
+    let topic = running.make(&[ENABLED]).await;
+    let store = Arc::new(FaultyStore::default());
+    let bucket = Bucket::over(Arc::clone(&store) as _);
+    let parts = running.parts(&bucket, 1 << 20);
+    until("the tier is enabled", || topic.shard.state().partitions[&topic.id].tier.is_some()).await;
+    topic.write(1, b"value").await;
+    store.next_puts([Fault::Hangs]);
+    let mut uploader = Uploader::new(Arc::clone(&parts));
+    let pass = tokio::spawn(async move { uploader.pass().await });
+    until("the upload began", || bucket.counts().puts == 1).await;
+    let before = parts.health.lag();
+    topic.write(3, b"value").await;
+    until("more waits, and longer", || {
+        let now = parts.health.lag();
+        now.bytes > before.bytes && now.waited > before.waited
+    })
+    .await;
+    assert_eq!(topic.tier().end, 0, "it hangs");
+    pass.abort();
     running.broker.stop().await;
 }

@@ -66,6 +66,7 @@ pub(super) async fn upload(
         return Ok(None);
     };
     *attempt = Some(Attempt { origin, base, end: object.reference.end });
+    parts.fence.permit_upload_of(led).await?;
     led.check()?;
     let (name, size_bytes) = (object.name.to_string(), object.reference.size_bytes);
     let outcome = parts.bucket.put_if_absent(&name, &object.content).await?;

@@ -8,9 +8,9 @@
 //! | CRC-32C u32 over all before
 //! ```
 //! Numbers outside of the postcard are little-endian. Files are named by a number that only grows,
-//! because two snapshots may have the same index. Version 6 is written for a shard of which a
-//! partition has a tier, version 5 for any other one; versions 1 to 4 are read as well (see
-//! `earlier`).
+//! because two snapshots may have the same index. Version 7 is written for a catalog with a claim of
+//! the bucket, version 6 for another shard of which a partition has a tier, version 5 for any other
+//! one; versions 1 to 4 are read as well (see `earlier`).
 //!
 //! The encoding is canonical: equal snapshots have equal bytes.
 //!
@@ -45,9 +45,7 @@ use crate::directory::{DataDir, DirectoryError, read_whole};
 mod earlier;
 
 const MAGIC: [u8; 8] = *b"RWSNAP\0\0";
-const VERSION: u32 = 6;
-/// The version that is written for a shard without a tier.
-const VERSION_WITHOUT_TIER: u32 = 5;
+const VERSION: u32 = 7;
 const HEAD_LEN: usize = 24;
 /// Largest snapshot that is read, bytes.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
@@ -348,14 +346,14 @@ impl Snapshots {
 
 /// A snapshot as bytes.
 pub(crate) fn encode(snapshot: &Snapshot) -> Vec<u8> {
-    let without_tier = earlier::Snapshot5::of(snapshot);
-    let version = if without_tier.is_some() { VERSION_WITHOUT_TIER } else { VERSION };
+    let earlier = earlier::version_of(snapshot);
+    let version = earlier.unwrap_or(VERSION);
     let mut out = MAGIC.to_vec();
     out.extend(version.to_le_bytes());
     out.extend(snapshot.shard.0.to_le_bytes());
     out.extend(0_u64.to_le_bytes());
-    let encoded = match &without_tier {
-        Some(earlier) => postcard::to_extend(earlier, out),
+    let encoded = match earlier {
+        Some(version) => earlier::encode(version, snapshot, out),
         None => postcard::to_extend(snapshot, out),
     };
     let mut out = encoded.expect("a snapshot always encodes");

@@ -19,8 +19,8 @@
 //!
 //! contents of a shard:
 //!     number of groups u32, for each: group, number of offsets u32, for each:
-//!         topic id (16 bytes), partition i32, offset i64, leader epoch i32, time of the commit i64,
-//!         time of its expiry i64 (optional), metadata
+//!         topic id (16 bytes), partition i32, offset i64, leader epoch i32,
+//!         time of the commit i64, time of its expiry i64 (optional), metadata
 //!     number of partitions u32, for each:
 //!         topic id (16 bytes), partition i32, log start i64, next offset i64, leader epoch i32,
 //!         largest timestamp i64, number of epochs u32, for each: epoch i32, first offset i64,

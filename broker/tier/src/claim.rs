@@ -1,18 +1,25 @@
 //! Who owns a bucket's prefix: one cluster, so that two clusters never write to the same one.
 //!
 //! ```text
-//! ropewalk.claims/0000000001.json    {"format":1,"cluster":"CLUSTER","epoch":1}
+//! ropewalk.claims/0000000001.json    {"format":1,"cluster":"CLUSTER","epoch":1,"holder":"HOLDER"}
 //! ropewalk.claims/0000000002.json    the next owner
 //! ```
 //!
-//! The claim with the highest epoch counts. A claim is never changed: the next owner, usually a
-//! cluster that was restored from the bucket, puts a claim with the next epoch. So a claim needs
-//! conditional puts of new objects only, which every store that passes the probe has, and no
-//! conditional replacement.
+//! The claim with the highest epoch counts. A claim is never changed: the next owner, which is the
+//! same cluster after a restore, puts a claim with the next epoch. So a claim needs conditional
+//! puts of new objects only, which every store that passes the probe has, and no conditional
+//! replacement.
+//!
+//! HOLDER is a random number, 16 hexadecimal digits, because a restored cluster has the id of the
+//! lost one. A cluster stores its claim before it puts it here. So it may repeat the put after a
+//! crash, and owns nothing that it did not store: two restores at the same time, or an empty
+//! cluster with the id of a lost one, do not take the claim of the other for their own.
 //!
 //! A claim is no lock. An earlier owner that still runs notices the next claim when it calls
-//! [`claim`] again, as it does before it begins to upload and then at intervals; until then it
-//! writes below its own cluster id, where nothing is replaced.
+//! [`hold`] again, as it does before it begins to upload and then at intervals; until then it
+//! writes below its own histories and terms, where nothing is replaced.
+
+use std::fmt;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -37,6 +44,15 @@ pub struct Claim {
     pub cluster: ClusterId,
     /// Counts the owners, from 1.
     pub epoch: u32,
+    /// The random number of the owner.
+    pub holder: u64,
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster, epoch, holder } = self;
+        write!(f, "claim {epoch} of cluster {cluster}, held by {holder:016x}")
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,6 +60,7 @@ struct ClaimFile {
     format: u32,
     cluster: String,
     epoch: u32,
+    holder: String,
 }
 
 impl Claim {
@@ -53,7 +70,8 @@ impl Claim {
 
     fn content(&self) -> Content {
         let (cluster, epoch) = (self.cluster.to_string(), self.epoch);
-        let file = ClaimFile { format: FORMAT, cluster, epoch };
+        let holder = format!("{:016x}", self.holder);
+        let file = ClaimFile { format: FORMAT, cluster, epoch, holder };
         let text = serde_json::to_vec(&file).expect("a claim is representable as JSON");
         Content::from(Bytes::from(text))
     }
@@ -67,7 +85,9 @@ impl Claim {
             return Err(FormatError::Version { what: WHAT, found, newest });
         }
         let cluster = ClusterId::new(&file.cluster).map_err(|error| invalid(error.to_string()))?;
-        let claim = Self { cluster, epoch: file.epoch };
+        let holder = u64::from_str_radix(&file.holder, 16);
+        let holder = holder.map_err(|error| invalid(format!("its holder: {error}")))?;
+        let claim = Self { cluster, epoch: file.epoch, holder };
         if claim.name() != name {
             return Err(invalid(format!("it has epoch {}", claim.epoch)));
         }
@@ -91,111 +111,143 @@ pub async fn current(bucket: &Bucket) -> Result<Option<Claim>, TierError> {
     Claim::read(&name, &bytes).map(Some).map_err(damaged)
 }
 
-/// Claims the prefix for a cluster, or confirms that it owns the prefix already. Several brokers of
-/// the cluster may do so at the same time.
+/// Confirms that this claim, which the caller has stored, is the one that counts. Puts it if there
+/// is none, or only an earlier one of the same cluster. Several brokers of the cluster may do so at
+/// the same time.
 ///
 /// # Errors
-/// [`TierError::OtherCluster`] when another cluster owns it.
-#[tracing::instrument(skip_all, fields(bucket = bucket.url(), %cluster))]
-pub async fn claim(bucket: &Bucket, cluster: &ClusterId) -> Result<Claim, TierError> {
-    if let Some(found) = current(bucket).await? {
-        return own(bucket, cluster, found);
+/// [`TierError::OtherCluster`] when another cluster owns the prefix, [`TierError::Fenced`] when a
+/// restore of this cluster does.
+#[tracing::instrument(skip_all, fields(bucket = bucket.url(), %claim))]
+pub async fn hold(bucket: &Bucket, claim: &Claim) -> Result<(), TierError> {
+    if is_held(bucket, claim, current(bucket).await?.as_ref())? {
+        return Ok(());
     }
-    put(bucket, Claim { cluster: cluster.clone(), epoch: 1 }).await
-}
-
-/// Makes a cluster the owner after `from`, for a restore. The caller has made sure that the earlier
-/// cluster is gone, or stops writing.
-///
-/// # Errors
-/// [`TierError::OtherCluster`] when `from` is no longer the newest claim.
-#[tracing::instrument(skip_all, fields(bucket = bucket.url(), %cluster, from = from.epoch))]
-pub async fn take_over(
-    bucket: &Bucket,
-    cluster: &ClusterId,
-    from: &Claim,
-) -> Result<Claim, TierError> {
-    match current(bucket).await? {
-        Some(found) if found == *from => {
-            put(bucket, Claim { cluster: cluster.clone(), epoch: from.epoch + 1 }).await
-        }
-        Some(found) => own(bucket, cluster, found),
-        None => Err(bucket.context(Operation::Get, &from.name()).missing()),
-    }
-}
-
-async fn put(bucket: &Bucket, claim: Claim) -> Result<Claim, TierError> {
     match bucket.put_if_absent(&claim.name(), &claim.content()).await {
         Ok(_) => {
-            tracing::info!(bucket = bucket.url(), ?claim, "bucket claimed");
-            Ok(claim)
+            tracing::info!(bucket = bucket.url(), %claim, "bucket claimed");
+            Ok(())
         }
-        // Another cluster was faster.
-        Err(TierError::OtherContent { .. }) => match current(bucket).await? {
-            Some(found) => own(bucket, &claim.cluster, found),
-            None => Err(bucket.context(Operation::Get, &claim.name()).missing()),
-        },
+        // Another one was faster.
+        Err(error @ TierError::OtherContent { .. }) => {
+            is_held(bucket, claim, current(bucket).await?.as_ref())?;
+            Err(error)
+        }
         Err(error) => Err(error),
     }
 }
 
-/// The claim that was found, if it is the cluster's own.
-fn own(bucket: &Bucket, cluster: &ClusterId, found: Claim) -> Result<Claim, TierError> {
-    if found.cluster == *cluster {
-        return Ok(found);
+/// Makes sure that no other cluster owns the prefix. Puts nothing there.
+///
+/// # Errors
+/// [`TierError::OtherCluster`] when another cluster does.
+pub async fn check_owner(bucket: &Bucket, cluster: &ClusterId) -> Result<(), TierError> {
+    let found = current(bucket).await?;
+    found.map_or(Ok(()), |found| same_cluster(bucket, cluster, &found))
+}
+
+fn same_cluster(bucket: &Bucket, own: &ClusterId, found: &Claim) -> Result<(), TierError> {
+    if found.cluster == *own {
+        return Ok(());
     }
     Err(TierError::OtherCluster {
         bucket: bucket.url().to_owned(),
         owner: found.cluster.to_string(),
         epoch: found.epoch,
-        own: cluster.to_string(),
+        own: own.to_string(),
     })
+}
+
+/// Whether the bucket has this claim already. An error if the one that was found comes before it.
+fn is_held(bucket: &Bucket, own: &Claim, found: Option<&Claim>) -> Result<bool, TierError> {
+    let Some(found) = found else { return Ok(false) };
+    same_cluster(bucket, &own.cluster, found)?;
+    if found.epoch > own.epoch || (found.epoch == own.epoch && found.holder != own.holder) {
+        let (claim, own) = (found.to_string(), own.to_string());
+        return Err(TierError::Fenced { bucket: bucket.url().to_owned(), claim, own });
+    }
+    Ok(found.epoch == own.epoch)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cluster(id: &str) -> ClusterId {
-        ClusterId::new(id).unwrap()
+    fn claim(id: &str, epoch: u32, holder: u64) -> Claim {
+        Claim { cluster: ClusterId::new(id).unwrap(), epoch, holder }
+    }
+
+    async fn refused(bucket: &Bucket, claim: &Claim) -> String {
+        hold(bucket, claim).await.unwrap_err().to_string()
     }
 
     #[tokio::test]
     async fn a_prefix_belongs_to_one_cluster() {
         let bucket = Bucket::memory();
         assert_eq!(current(&bucket).await.unwrap(), None);
-        let first = claim(&bucket, &cluster("one")).await.unwrap();
-        assert_eq!(first, Claim { cluster: cluster("one"), epoch: 1 });
-        assert_eq!(claim(&bucket, &cluster("one")).await.unwrap(), first);
-        let refused = claim(&bucket, &cluster("two")).await.unwrap_err();
+        let first = claim("one", 1, 5);
+        hold(&bucket, &first).await.unwrap();
+        assert_eq!(current(&bucket).await.unwrap(), Some(first.clone()));
+        hold(&bucket, &first).await.unwrap();
         assert_eq!(
-            refused.to_string(),
+            refused(&bucket, &claim("two", 1, 5)).await,
             "memory: belongs to cluster one (claim 1), and this is cluster two. Use another \
              bucket or prefix for each cluster; to continue that cluster from its bucket, \
              restore it"
         );
+        let two = ClusterId::new("two").unwrap();
+        assert!(check_owner(&bucket, &two).await.is_err());
+        check_owner(&bucket, &first.cluster).await.unwrap();
+        let later = refused(&bucket, &claim("two", 9, 5)).await;
+        assert!(later.contains("belongs to cluster one"), "{later}");
     }
 
     #[tokio::test]
-    async fn a_restored_cluster_takes_over_and_the_earlier_one_notices() {
+    async fn t2_a_restored_cluster_takes_over_and_the_earlier_one_notices() {
         let bucket = Bucket::memory();
-        let first = claim(&bucket, &cluster("one")).await.unwrap();
-        let second = take_over(&bucket, &cluster("two"), &first).await.unwrap();
-        assert_eq!(second, Claim { cluster: cluster("two"), epoch: 2 });
-        assert!(claim(&bucket, &cluster("one")).await.is_err());
-        assert_eq!(take_over(&bucket, &cluster("two"), &first).await.unwrap(), second, "again");
-        let late = take_over(&bucket, &cluster("three"), &first).await.unwrap_err();
-        assert!(matches!(late, TierError::OtherCluster { epoch: 2, .. }), "{late}");
+        let (lost, restored) = (claim("one", 1, 5), claim("one", 2, 6));
+        hold(&bucket, &lost).await.unwrap();
+        hold(&bucket, &restored).await.unwrap();
+        assert_eq!(
+            refused(&bucket, &lost).await,
+            "memory: was taken over by claim 2 of cluster one, held by 0000000000000006, and \
+             this broker has claim 1 of cluster one, held by 0000000000000005: the cluster was \
+             restored elsewhere. This one uploads and deletes nothing any more. Stop it, or \
+             restore it again from the bucket if it is to be used"
+        );
+        hold(&bucket, &restored).await.unwrap();
+        assert_eq!(current(&bucket).await.unwrap(), Some(restored));
     }
 
     #[tokio::test]
-    async fn of_two_clusters_at_the_same_time_one_gets_the_prefix() {
+    async fn t2_of_two_restores_or_new_clusters_with_the_same_id_one_gets_the_prefix() {
         let bucket = Bucket::memory();
-        let ours = Claim { cluster: cluster("one"), epoch: 1 };
-        claim(&bucket, &cluster("two")).await.unwrap();
-        // As if both had found no claim.
-        let refused = put(&bucket, ours).await.unwrap_err();
-        assert!(matches!(refused, TierError::OtherCluster { .. }), "{refused}");
+        hold(&bucket, &claim("one", 1, 5)).await.unwrap();
+        // A new cluster, formatted with the id of the lost one.
+        let empty = refused(&bucket, &claim("one", 1, 8)).await;
+        assert!(empty.contains("was taken over"), "{empty}");
+        hold(&bucket, &claim("one", 2, 6)).await.unwrap();
+        assert!(refused(&bucket, &claim("one", 2, 7)).await.contains("held by 0000000000000006"));
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_another_one_was_faster_to_put_is_not_held() {
+        let bucket = Bucket::memory();
+        hold(&bucket, &claim("one", 2, 6)).await.unwrap();
+        // As if both had found no claim 2.
+        let slower = claim("one", 2, 7);
+        let put = bucket.put_if_absent(&slower.name(), &slower.content()).await.unwrap_err();
+        assert!(matches!(put, TierError::OtherContent { .. }), "{put}");
+        assert!(refused(&bucket, &slower).await.contains("held by 0000000000000006"));
+    }
+
+    /// The cluster uses another bucket, or the bucket lost its claims.
+    #[tokio::test]
+    async fn a_bucket_without_the_claim_of_a_restored_cluster_gets_it() {
+        let bucket = Bucket::memory();
+        let restored = claim("one", 4, 6);
+        hold(&bucket, &restored).await.unwrap();
+        assert_eq!(current(&bucket).await.unwrap(), Some(restored));
     }
 
     #[tokio::test]
@@ -203,18 +255,22 @@ mod tests {
         for (text, expected) in [
             ("{}", "memory:: ropewalk.claims/0000000001.json: the claim is invalid: missing field"),
             (
-                r#"{"format":2,"cluster":"one","epoch":1}"#,
+                r#"{"format":2,"cluster":"one","epoch":1,"holder":"5"}"#,
                 "memory:: ropewalk.claims/0000000001.json: the claim has version 2",
             ),
             (
-                r#"{"format":1,"cluster":"one","epoch":7}"#,
+                r#"{"format":1,"cluster":"one","epoch":7,"holder":"5"}"#,
                 "memory:: ropewalk.claims/0000000001.json: the claim is invalid: it has epoch 7",
+            ),
+            (
+                r#"{"format":1,"cluster":"one","epoch":1,"holder":"x"}"#,
+                "memory:: ropewalk.claims/0000000001.json: the claim is invalid: its holder",
             ),
         ] {
             let bucket = Bucket::memory();
             let content = Content::from(Bytes::from(text));
             bucket.put_if_absent("ropewalk.claims/0000000001.json", &content).await.unwrap();
-            let refused = claim(&bucket, &cluster("one")).await.unwrap_err().to_string();
+            let refused = refused(&bucket, &claim("one", 1, 5)).await;
             assert!(refused.starts_with(expected), "{refused}");
         }
     }

@@ -106,6 +106,21 @@ pub enum TierError {
         /// The cluster of this broker.
         own: String,
     },
+
+    /// The cluster was restored from the bucket, and the restored one owns it.
+    #[error(
+        "{bucket} was taken over by {claim}, and this broker has {own}: the cluster was restored \
+         elsewhere. This one uploads and deletes nothing any more. Stop it, or restore it again \
+         from the bucket if it is to be used"
+    )]
+    Fenced {
+        /// URL of the bucket.
+        bucket: String,
+        /// The claim that counts.
+        claim: String,
+        /// The claim of this broker's cluster.
+        own: String,
+    },
 }
 
 /// What was asked of a bucket.
@@ -166,6 +181,7 @@ impl TierError {
             Self::Damaged { .. } => "damaged",
             Self::Unsuitable { .. } => "unsuitable",
             Self::OtherCluster { .. } => "other_cluster",
+            Self::Fenced { .. } => "fenced",
         }
     }
 
@@ -186,7 +202,8 @@ impl TierError {
             Self::Settings(_)
             | Self::Denied { .. }
             | Self::Unsuitable { .. }
-            | Self::OtherCluster { .. } => Remedy::Report,
+            | Self::OtherCluster { .. }
+            | Self::Fenced { .. } => Remedy::Report,
             Self::Missing { .. } | Self::OtherContent { .. } | Self::Damaged { .. } => {
                 Remedy::Object
             }

@@ -9,7 +9,7 @@
 //!    [`PageRef`] are what a manifest keeps; together with the partition they give the name.
 //! 2. [`Encoder`] makes an [`EncodedObject`] from the batches of a range.
 //! 3. [`Bucket::open`] opens a bucket from [`BucketSettings`], [`probe()`] refuses a store that
-//!    would lose data, [`claim()`] makes sure that one cluster writes to a prefix.
+//!    would lose data, [`hold_claim`] makes sure that one cluster writes to a prefix.
 //! 4. [`Bucket::put_if_absent`] puts the object and verifies it. Only then may the caller add the
 //!    [`ObjectRef`] to its manifest, and only when that is committed delete local records (T1).
 //! 5. [`Page`] is a part of a manifest in the bucket, for partitions with many objects.
@@ -31,15 +31,15 @@
 //! ```
 //! use ropewalk_batch::{Builder, StampedBatch};
 //! use ropewalk_tier::{
-//!     Bucket, ClusterId, Encoder, Origin, PartitionKey, Push, ReaderLimits, TierReader, claim,
-//!     probe,
+//!     Bucket, Claim, ClusterId, Encoder, Origin, PartitionKey, Push, ReaderLimits, TierReader,
+//!     hold_claim, probe,
 //! };
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let bucket = Bucket::memory();
 //! let cluster = ClusterId::new("5L6g3nShT-eMCtK--X86sw")?;
 //! probe(&bucket).await?;
-//! claim(&bucket, &cluster).await?;
+//! hold_claim(&bucket, &Claim { cluster: cluster.clone(), epoch: 1, holder: 0x5eed }).await?;
 //!
 //! // Batches as they are stored: with offset and leader epoch.
 //! let batch = |offset, text: &[u8]| {
@@ -105,7 +105,7 @@ pub use checkpoint::{
     PartitionHome, ShardCheckpoint, TierCheckpoint, TopicCheckpoint, list_checkpoints,
     read_checkpoint,
 };
-pub use claim::{Claim, claim, current as current_claim, take_over};
+pub use claim::{Claim, check_owner, current as current_claim, hold as hold_claim};
 pub use content::Content;
 pub use error::{Operation, Remedy, TierError};
 pub use folders::{Folder, Folders, Found, list_folders};

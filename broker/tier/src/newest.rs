@@ -2,8 +2,8 @@
 
 use crate::bucket::Bucket;
 use crate::checkpoint::{
-    CatalogCheckpoint, Checkpoint, Contents, ListedCheckpoint, PartitionCheckpoint, ShardCheckpoint,
-    list_checkpoints, read_checkpoint,
+    CatalogCheckpoint, Checkpoint, Contents, ListedCheckpoint, PartitionCheckpoint,
+    ShardCheckpoint, list_checkpoints, read_checkpoint,
 };
 use crate::error::TierError;
 use crate::manifest::Manifest;

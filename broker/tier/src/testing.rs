@@ -1,4 +1,5 @@
-//! Objects, pages and checkpoints with changed bytes whose checksums are corrected, for fuzz targets.
+//! Objects, pages and checkpoints with changed bytes whose checksums are corrected, for fuzz
+//! targets.
 
 use ropewalk_batch::{Builder, StampedBatch};
 use uuid::Uuid;

@@ -15,9 +15,9 @@ use futures_util::TryStreamExt;
 use futures_util::future::{join_all, try_join_all};
 use ropewalk_batch::{Builder, StampedBatch};
 use ropewalk_tier::{
-    AddressStyle, Bucket, BucketSettings, BucketUrl, ClusterId, Content, Credentials, Encoder,
-    Listed, Origin, PartitionKey, Push, PutOutcome, ReaderLimits, Remedy, TierError, TierReader,
-    claim, probe, take_over, verify,
+    AddressStyle, Bucket, BucketSettings, BucketUrl, Claim, ClusterId, Content, Credentials,
+    Encoder, Listed, Origin, PartitionKey, Push, PutOutcome, ReaderLimits, Remedy, TierError,
+    TierReader, current_claim, hold_claim, probe, verify,
 };
 use uuid::Uuid;
 
@@ -86,8 +86,9 @@ async fn s3_objects_are_put_once_read_listed_and_deleted() {
         assert!(matches!(refused, TierError::Damaged { .. }), "{refused}");
     }
     let listed = list(&bucket, "a").await;
-    assert_eq!(listed.len(), 1);
-    assert_eq!((listed[0].name.as_str(), listed[0].size_bytes), ("a/b", 12));
+    let [Listed { name, size_bytes: 12, modified_ms }] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!(name, "a/b");
+    assert!(*modified_ms > 1_700_000_000_000, "{modified_ms}");
     bucket.delete("a/b").await.unwrap();
     bucket.delete("a/b").await.unwrap();
     assert_eq!(bucket.size_bytes("a/b").await.unwrap(), None);
@@ -127,13 +128,20 @@ async fn s3_t1_of_puts_at_the_same_time_one_creates_the_object() {
 #[ignore = "tests/tier/run starts the server"]
 async fn s3_a_prefix_has_one_owner() {
     let bucket = bucket("claim");
-    let (one, two) = (ClusterId::new("one").unwrap(), ClusterId::new("two").unwrap());
-    let first = claim(&bucket, &one).await.unwrap();
-    assert_eq!(claim(&bucket, &one).await.unwrap(), first);
-    let refused = claim(&bucket, &two).await.unwrap_err();
+    let cluster = ClusterId::new("one").unwrap();
+    let first = Claim { cluster: cluster.clone(), epoch: 1, holder: 5 };
+    hold_claim(&bucket, &first).await.unwrap();
+    hold_claim(&bucket, &first).await.unwrap();
+    let other = Claim { cluster: ClusterId::new("two").unwrap(), ..first.clone() };
+    let refused = hold_claim(&bucket, &other).await.unwrap_err();
     assert!(matches!(refused, TierError::OtherCluster { .. }), "{refused}");
-    let second = take_over(&bucket, &two, &first).await.unwrap();
-    assert_eq!((second.epoch, claim(&bucket, &one).await.is_err()), (2, true));
+    let restored = Claim { epoch: 2, holder: 6, ..first.clone() };
+    hold_claim(&bucket, &restored).await.unwrap();
+    let fenced = hold_claim(&bucket, &first).await.unwrap_err();
+    assert!(matches!(fenced, TierError::Fenced { .. }), "{fenced}");
+    let slower = Claim { holder: 7, ..restored.clone() };
+    assert!(hold_claim(&bucket, &slower).await.is_err());
+    assert_eq!(current_claim(&bucket).await.unwrap(), Some(restored));
 }
 
 /// 24 MiB: more than one read, more than one chunk, and a body of several pieces.

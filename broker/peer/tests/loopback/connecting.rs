@@ -115,6 +115,20 @@ fn a_killed_broker_is_noticed_and_dialled_until_it_is_back() {
     until("both classes are connected", || one.is_connected(2) && two.is_connected(1));
 }
 
+/// Nothing is sent here, so each connection is silent; and it is probed when the caller asks.
+#[test]
+fn a_silent_broker_whose_process_exists_is_not_taken_for_ended() {
+    let authority = Authority::new();
+    let (one, two) = pair(&authority);
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < 3 * ropewalk_peer::limits::SILENCE_MAX {
+        one.runtime.block_on(one.peers.look());
+    }
+    one.send(&two, 5, &vote(7));
+    assert_eq!(decoded(two.message()), vote(7));
+    assert_eq!(one.figures(2).link(Class::Raft).connections, 1, "it is the first connection");
+}
+
 #[test]
 fn the_name_is_resolved_again_and_the_address_may_change() {
     let authority = Authority::new();

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BrokerId, ReplicaId, ShardId, TopicId};
+use crate::manifest::BucketClaim;
 use crate::placement::{BrokerInfo, Role, Standing};
 
 /// An operation on the catalog.
@@ -159,6 +160,9 @@ pub enum CatalogCommand {
         /// Its new standing.
         to: Standing,
     },
+    /// Records the claim of the bucket that the cluster is about to put there, and the end of a
+    /// restore. Refused when another one is recorded, unless this one is later. Since format 9.
+    RecordClaim(BucketClaim),
 }
 
 /// Where a bound group begins to read the partitions that exist when it is bound. Partitions that

@@ -84,5 +84,6 @@ fn of_catalog_command(command: &CatalogCommand) -> u8 {
         | CatalogCommand::SetRole { .. }
         | CatalogCommand::RemoveReplica { .. } => 6,
         CatalogCommand::ChangeStanding { .. } => 7,
+        CatalogCommand::RecordClaim(_) => 9,
     }
 }

@@ -132,9 +132,9 @@ impl SendOrder {
         gaps.entry(batch.key()).or_insert_with(gap);
     }
 
-    /// Whether a batch came ahead of one that was [refused](Self::refuse), and its producer `is_new`
-    /// to the partition: the client has to send both again. `false` if it came again and the
-    /// earlier one did not: the client has given that up.
+    /// Whether a batch came ahead of one that was [refused](Self::refuse), and its producer
+    /// `is_new` to the partition: the client has to send both again. `false` if it came again and
+    /// the earlier one did not: the client has given that up.
     #[must_use]
     pub fn overtakes(&self, batch: &Numbered, is_new: impl FnOnce() -> bool) -> bool {
         let mut gaps = self.gaps();

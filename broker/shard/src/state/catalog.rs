@@ -24,9 +24,11 @@ use crate::command::{CatalogCommand, ConfigResource, FORMAT_MAX, NewTopic, Parti
 use crate::deletion::Deletion;
 use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
 use crate::limits;
+use crate::manifest::BucketClaim;
 
 mod answer;
 mod brokers;
+mod claim;
 mod declare;
 mod level;
 mod tombstones;
@@ -71,6 +73,8 @@ pub struct Catalog {
     pub levels: BTreeMap<BrokerId, u8>,
     /// The brokers that were removed for good; at most [`limits::FORGOTTEN_BROKERS_MAX`].
     pub removed_brokers: BTreeSet<BrokerId>,
+    /// The claim of the bucket for older records; `None` before the first one.
+    pub claim: Option<BucketClaim>,
 }
 
 /// What the catalog stores of a topic.
@@ -202,6 +206,7 @@ impl Catalog {
                 self.report_level(broker, level);
                 (Answer::Done, Change::Other)
             }
+            CatalogCommand::RecordClaim(claim) => (answer(self.record_claim(claim)), Change::Other),
             CatalogCommand::RegisterBroker { .. }
             | CatalogCommand::ForgetBroker { .. }
             | CatalogCommand::SetStanding { .. }

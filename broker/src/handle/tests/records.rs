@@ -285,8 +285,7 @@ async fn a_batch_that_comes_too_early_is_out_of_order_only_if_it_is_so_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_batch_overtakes_one_of_a_new_producer_that_found_no_memory() {
     let client = Client::new().await;
-    let numbered =
-        |timeout_ms, sequence| ProduceRequest { timeout_ms, ..numbered(0, sequence) };
+    let numbered = |timeout_ms, sequence| ProduceRequest { timeout_ms, ..numbered(0, sequence) };
     let budget = Arc::clone(client.broker.context().node.tail_budget());
     let all = 1 << 40;
     let _short = budget.take(all);

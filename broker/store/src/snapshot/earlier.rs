@@ -1,11 +1,11 @@
-//! Snapshots of versions 1 to 5. Version 5 has no tier of partitions; version 4 has no addresses of
-//! brokers and no roles of replicas either; version 3 has no feature level and no checksum of what
+//! Snapshots of versions 1 to 6. Version 6 has no claim of the bucket; version 5 has no tier of
+//! partitions either; version 4 has no addresses of brokers and no roles of replicas either; version 3 has no feature level and no checksum of what
 //! was appended either; version 2 has no deleted topics, no clock of the shard and no history
 //! either; version 1 has no bindings of groups to topics either.
 //!
 //! Recovery reads one of versions 1 to 4 after an upgrade from an older broker; the next checkpoint
-//! writes a newer version. Version 5 is still written for a shard without a tier, so that an older
-//! broker can install and recover it: during an upgrade, and after one that was taken back.
+//! writes a newer version. Versions 5 and 6 are still written for what they can express, so that an
+//! older broker can install and recover it: during an upgrade, and after one that was taken back.
 //!
 //! Invariant: the fields and their order do not change, and neither does the encoding of their
 //! types: a change of [`Group`] or a part of the catalog needs a new version.
@@ -121,31 +121,81 @@ struct Catalog4 {
 
 #[derive(Deserialize)]
 struct State5 {
-    first: OldState<Catalog>,
+    first: OldState<Catalog6>,
     clock_ms: i64,
     log_sum: Option<u32>,
 }
 
-/// A snapshot without a tier, to be written as version 5.
+#[derive(Deserialize)]
+struct State6 {
+    partitions: BTreeMap<PartitionId, CopyOnWrite<Partition>>,
+    groups: BTreeMap<String, CopyOnWrite<Group>>,
+    catalog: Option<Catalog6>,
+    clock_ms: i64,
+    log_sum: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Catalog6 {
+    cluster_id: String,
+    shards: BTreeMap<ShardId, ShardInfo>,
+    brokers: BTreeMap<BrokerId, BrokerInfo>,
+    slots: Vec<ShardId>,
+    topics: BTreeMap<TopicId, Topic>,
+    names: BTreeMap<String, TopicId>,
+    configs: BTreeMap<ConfigResource, BTreeMap<String, String>>,
+    next_producer_id: i64,
+    next_replica_id: u64,
+    fence: Option<Fence>,
+    revision: u64,
+    bindings: BTreeMap<TopicId, BTreeMap<String, Binding>>,
+    tombstones: BTreeMap<TopicId, u64>,
+    level: u8,
+    levels: BTreeMap<BrokerId, u8>,
+    removed_brokers: BTreeSet<BrokerId>,
+}
+
+/// A snapshot to be written as version 5 or 6; `P` are the partitions of its state.
 #[derive(Serialize)]
-pub(super) struct Snapshot5<'a> {
+struct Written<'a, P> {
     shard: ShardId,
     replica: ReplicaId,
     index: u64,
     term: u64,
     members: &'a Members,
     replicas: &'a BTreeMap<ReplicaId, BrokerId>,
-    state: WrittenState5<'a>,
+    state: WrittenState<'a, P>,
     partitions: &'a [PartitionFiles],
 }
 
 #[derive(Serialize)]
-struct WrittenState5<'a> {
-    partitions: Partitions5<'a>,
+struct WrittenState<'a, P> {
+    partitions: P,
     groups: &'a BTreeMap<String, CopyOnWrite<Group>>,
-    catalog: Option<&'a Catalog>,
+    catalog: Option<WrittenCatalog<'a>>,
     clock_ms: i64,
     log_sum: Option<u32>,
+}
+
+/// A catalog without a claim.
+#[derive(Serialize)]
+struct WrittenCatalog<'a> {
+    cluster_id: &'a str,
+    shards: &'a BTreeMap<ShardId, ShardInfo>,
+    brokers: &'a BTreeMap<BrokerId, BrokerInfo>,
+    slots: &'a [ShardId],
+    topics: &'a BTreeMap<TopicId, Topic>,
+    names: &'a BTreeMap<String, TopicId>,
+    configs: &'a BTreeMap<ConfigResource, BTreeMap<String, String>>,
+    next_producer_id: i64,
+    next_replica_id: u64,
+    fence: &'a Option<Fence>,
+    revision: u64,
+    bindings: &'a BTreeMap<TopicId, BTreeMap<String, Binding>>,
+    tombstones: &'a BTreeMap<TopicId, u64>,
+    level: u8,
+    levels: &'a BTreeMap<BrokerId, u8>,
+    removed_brokers: &'a BTreeSet<BrokerId>,
 }
 
 /// The partitions of a state, each without a tier.
@@ -180,21 +230,19 @@ impl<'a> Partition5<'a> {
     }
 }
 
-impl<'a> Snapshot5<'a> {
-    /// The snapshot as it is written; `None` if a partition has a tier.
-    pub(super) fn of(snapshot: &'a Snapshot) -> Option<Self> {
+impl<'a, P> Written<'a, P> {
+    fn of(snapshot: &'a Snapshot, states: P) -> Self {
         let Snapshot { shard, replica, index, term, members, replicas, state, partitions } =
             snapshot;
-        let State { partitions: states, groups, catalog, clock_ms, log_sum } = state;
-        let state = WrittenState5 {
-            partitions: Partitions5(states),
+        let State { partitions: _, groups, catalog, clock_ms, log_sum } = state;
+        let state = WrittenState {
+            partitions: states,
             groups,
-            catalog: catalog.as_deref(),
+            catalog: catalog.as_deref().map(WrittenCatalog::of),
             clock_ms: *clock_ms,
             log_sum: *log_sum,
         };
-        let has_tier = states.values().any(|partition| partition.tier.is_some());
-        (!has_tier).then_some(Self {
+        Self {
             shard: *shard,
             replica: *replica,
             index: *index,
@@ -203,7 +251,68 @@ impl<'a> Snapshot5<'a> {
             replicas,
             state,
             partitions,
-        })
+        }
+    }
+}
+
+impl<'a> WrittenCatalog<'a> {
+    fn of(catalog: &'a Catalog) -> Self {
+        let Catalog {
+            cluster_id,
+            shards,
+            brokers,
+            slots,
+            topics,
+            names,
+            configs,
+            next_producer_id,
+            next_replica_id,
+            fence,
+            revision,
+            bindings,
+            tombstones,
+            level,
+            levels,
+            removed_brokers,
+            claim: _,
+        } = catalog;
+        Self {
+            cluster_id,
+            shards,
+            brokers,
+            slots,
+            topics,
+            names,
+            configs,
+            next_producer_id: *next_producer_id,
+            next_replica_id: *next_replica_id,
+            fence,
+            revision: *revision,
+            bindings,
+            tombstones,
+            level: *level,
+            levels,
+            removed_brokers,
+        }
+    }
+}
+
+/// The earlier version that can express the snapshot; `None` if none can.
+pub(super) fn version_of(snapshot: &Snapshot) -> Option<u32> {
+    let State { partitions, catalog, .. } = &snapshot.state;
+    if catalog.as_ref().is_some_and(|catalog| catalog.claim.is_some()) {
+        return None;
+    }
+    let has_tier = partitions.values().any(|partition| partition.tier.is_some());
+    Some(if has_tier { 6 } else { 5 })
+}
+
+/// Appends the part between head and checksum in the version of [`version_of`].
+pub(super) fn encode(version: u32, snapshot: &Snapshot, out: Vec<u8>) -> postcard::Result<Vec<u8>> {
+    let states = &snapshot.state.partitions;
+    match version {
+        5 => postcard::to_extend(&Written::of(snapshot, Partitions5(states)), out),
+        _ => postcard::to_extend(&Written::of(snapshot, states), out),
     }
 }
 
@@ -214,7 +323,8 @@ pub(super) fn decode(version: u32, body: &[u8]) -> postcard::Result<Snapshot> {
         2 => decode_as::<OldMembers, OldState<Catalog2>>(body),
         3 => decode_as::<Members, State3>(body),
         4 => decode_as::<Members, State4>(body),
-        _ => decode_as::<Members, State5>(body),
+        5 => decode_as::<Members, State5>(body),
+        _ => decode_as::<Members, State6>(body),
     }
 }
 
@@ -265,6 +375,56 @@ impl From<State5> for State {
     }
 }
 
+impl From<State6> for State {
+    fn from(old: State6) -> Self {
+        let State6 { partitions, groups, catalog, clock_ms, log_sum } = old;
+        let catalog = catalog.map(|old| Box::new(old.into()));
+        Self { partitions, groups, catalog, clock_ms, log_sum }
+    }
+}
+
+impl From<Catalog6> for Catalog {
+    fn from(old: Catalog6) -> Self {
+        let Catalog6 {
+            cluster_id,
+            shards,
+            brokers,
+            slots,
+            topics,
+            names,
+            configs,
+            next_producer_id,
+            next_replica_id,
+            fence,
+            revision,
+            bindings,
+            tombstones,
+            level,
+            levels,
+            removed_brokers,
+        } = old;
+        Self {
+            cluster_id,
+            shards,
+            brokers,
+            slots,
+            topics,
+            names,
+            configs,
+            next_producer_id,
+            next_replica_id,
+            fence,
+            revision,
+            bindings,
+            tombstones,
+            level,
+            levels,
+            removed_brokers,
+            claim: None,
+        }
+    }
+}
+
 /// Every replica of these versions was the only one of its shard.
 impl From<OldShardInfo> for ShardInfo {
     fn from(old: OldShardInfo) -> Self {
@@ -306,6 +466,7 @@ impl From<Catalog1> for Catalog {
             level: 0,
             levels: BTreeMap::new(),
             removed_brokers: BTreeSet::new(),
+            claim: None,
         }
     }
 }

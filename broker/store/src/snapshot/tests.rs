@@ -3,8 +3,8 @@
 use ropewalk_disk::SimDisk;
 
 use super::*;
-use ropewalk_shard::manifest::{ObjectRef, PageRef};
-use ropewalk_shard::state::catalog::{BrokerInfo, ShardInfo};
+use ropewalk_shard::manifest::{BucketClaim, ObjectRef, PageRef, RestoreState};
+use ropewalk_shard::state::catalog::{BrokerInfo, Catalog, ShardInfo};
 use ropewalk_shard::state::{Partition, Tier};
 use ropewalk_shard::{HistoryId, TopicId};
 
@@ -102,12 +102,12 @@ fn another_version_is_refused_and_not_taken_for_damage() {
     snapshots.write(1, &snapshot(5)).unwrap();
     let path = snapshots.path(1);
     let mut newer = disk.content(&path).unwrap();
-    newer[8] = 7;
+    newer[8] = 8;
     let end = newer.len() - 4;
     let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
     newer[end..].copy_from_slice(&crc);
     disk.put(&path, newer);
-    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 7, .. })));
+    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 8, .. })));
 }
 
 #[test]
@@ -309,6 +309,32 @@ fn a_snapshot_of_a_shard_with_a_tier_is_written_as_6() {
     assert_eq!(snapshots.load(1).unwrap(), tiered(5));
     // If this fails, the encoding has changed: another version is needed.
     assert_eq!((written.len(), crc32c::crc32c(&written)), (183, 1_214_729_159));
+}
+
+/// Of the catalog, before and after the cluster has recorded its claim.
+#[test]
+fn a_snapshot_of_a_catalog_with_a_claim_is_written_as_7() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    let mut with = tiered(5);
+    with.state.catalog = Some(Box::new(Catalog::first("cluster".into(), BrokerId(1), 2)));
+    snapshots.write(1, &with).unwrap();
+    assert_eq!(disk.content(&snapshots.path(1)).unwrap()[8], 6);
+    assert_eq!(snapshots.load(1).unwrap(), with);
+    let claim = BucketClaim { epoch: 3, holder: 9, restore: RestoreState::Finished };
+    with.state.catalog.as_mut().unwrap().claim = Some(claim);
+    for partition in with.state.partitions.values_mut() {
+        partition.tier = None;
+    }
+    snapshots.write(2, &with).unwrap();
+    let written = disk.content(&snapshots.path(2)).unwrap();
+    assert_eq!(written[8], 7);
+    assert_eq!(snapshots.load(2).unwrap(), with);
+    with.state.catalog.as_mut().unwrap().claim = None;
+    snapshots.write(3, &with).unwrap();
+    let earlier = disk.content(&snapshots.path(3)).unwrap();
+    assert_eq!(earlier[8], 5, "an older broker reads it");
+    assert_eq!(snapshots.load(3).unwrap(), with);
 }
 
 #[test]

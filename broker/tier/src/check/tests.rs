@@ -383,14 +383,8 @@ async fn manifests_are_those_of_the_newest_checkpoints() {
     let uploaded = uploaded().await;
     let cluster = key().cluster;
     let Manifest { log_start, end, pages, objects } = uploaded.manifests.partitions[&key()].clone();
-    let tier = TierCheckpoint {
-        is_enabled: true,
-        end,
-        dropped: 0,
-        pages,
-        objects,
-        replaced: Vec::new(),
-    };
+    let tier =
+        TierCheckpoint { is_enabled: true, end, dropped: 0, pages, objects, replaced: Vec::new() };
     let partition = PartitionCheckpoint {
         topic: key().topic,
         index: key().index,

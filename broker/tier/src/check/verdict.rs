@@ -128,8 +128,8 @@ impl<'a> Judge<'a> {
         self.others((manifest.log_start, end), true);
     }
 
-    /// A page that a manifest, or a page, names. Retention deletes it after its objects. One that is
-    /// damaged was reported when it was read.
+    /// A page that a manifest, or a page, names. Retention deletes it after its objects. One that
+    /// is damaged was reported when it was read.
     fn expect_page(&mut self, page: &PageRef, log_start: i64) {
         let name = page.name(self.contents.key);
         let is_there = self.contents.page_names.iter().any(|found| found.name == name);

@@ -28,7 +28,7 @@ impl World {
         self.after(wait, Happening::Chaos);
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         let node = self.dice.pick(&ids).expect("nodes");
-        match self.dice.below(24) {
+        match self.dice.below(25) {
             0..=2 => self.crash_and_restart(node),
             3 => ids.iter().for_each(|id| self.crash_and_restart(*id)),
             4 => {
@@ -65,7 +65,7 @@ impl World {
                 self.node(node).clock_skew_ms = jump;
             }
             13 => self.flurry(&ids),
-            14 | 15 | 20 | 21 => self.begin_damage(),
+            14 | 15 | 21 | 22 => self.begin_damage(),
             16 => {
                 self.node(node).disk.fails_sync = true;
                 let down = self.dice.between(1_000, 2_000_000);
@@ -83,6 +83,10 @@ impl World {
                 let found = self.node(node);
                 found.flushed_per_tick = slow;
                 found.disk.tail().set_budget(WILD_TAIL_BYTES);
+            }
+            20 => {
+                self.note(format!("replica {node} is taken for ended"));
+                self.report_end(node);
             }
             _ => self.checkpoint(node),
         }
@@ -115,6 +119,10 @@ impl World {
             return;
         }
         self.crash(node);
+        // A loss of power is not noticed.
+        if !self.dice.one_in(3) {
+            self.report_end(node);
+        }
         let down = self.dice.between(1_000, 3_000_000);
         self.after(down, Happening::Start { node });
     }

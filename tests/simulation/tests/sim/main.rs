@@ -107,11 +107,13 @@ fn d1_d5_o1_every_seed_keeps_what_was_promised() {
         total.reads += counts.reads;
         total.digests += counts.digests;
         total.merged += counts.merged;
+        total.ended += counts.ended;
         total.events += counts.events;
     }
     println!("{count} seeds: {total:?}");
     assert!(total.acked > 0 && total.snapshots > 0 && total.reads > 0, "{total:?}");
     assert!(total.digests > 0, "no state was compared: {total:?}");
+    assert!(total.ended > 0, "no end of a process was reported: {total:?}");
 }
 
 /// The same faults, while leaders move records to a bucket and replicas remove them.

@@ -41,6 +41,11 @@ impl Network {
         self.cut.contains(&(from, to))
     }
 
+    /// Nothing arrives from one node at another one.
+    pub(crate) fn cut(&mut self, from: u64, to: u64) {
+        self.cut.insert((from, to));
+    }
+
     /// A message of so many bytes of payload is on its way.
     pub(crate) fn departs(&mut self, bytes: u64) {
         self.flying_bytes += bytes;

@@ -45,6 +45,18 @@ impl World {
         found.disk.crash(&mut self.dice);
     }
 
+    /// The nodes that reach the machine of a process notice some time later that it has ended. It
+    /// may run again by then.
+    pub(crate) fn report_end(&mut self, of: u64) {
+        let others: Vec<u64> = self.nodes.keys().copied().filter(|node| *node != of).collect();
+        for node in others {
+            if !self.network.is_cut(node, of) && !self.network.is_cut(of, node) {
+                let delay = self.dice.between(1_000, 400_000);
+                self.after(delay, Happening::Ended { node, of });
+            }
+        }
+    }
+
     /// A crash with a restart within milliseconds.
     pub(crate) fn restart(&mut self, node: u64) {
         if !self.is_quiet && self.nodes.get(&node).is_some_and(|n| n.process.is_some()) {

@@ -3,6 +3,7 @@
 mod crashes;
 mod disks;
 mod divergence;
+mod elections;
 mod forged;
 mod long;
 mod nats;

@@ -39,7 +39,8 @@ const ROOMY_FILE_BYTES: u64 = 16 << 20;
 const SEAL_US: u64 = 1_000_000;
 
 /// An event of the simulation. A message is `charged` with the incarnation of its sender, if it
-/// counts for what that process has on its way.
+/// counts for what that process has on its way. With `Ended`, a node notices that the process of
+/// another one has ended, or takes it for ended.
 #[derive(Debug)]
 pub(crate) enum Happening {
     Tick { node: u64, incarnation: u64 },
@@ -53,6 +54,7 @@ pub(crate) enum Happening {
     Timeout { client: usize, value: u64 },
     Start { node: u64 },
     Restart { node: u64 },
+    Ended { node: u64, of: u64 },
     Space { node: u64 },
     Checkpoint { node: u64, every_us: u64 },
     ContestEnds,
@@ -85,6 +87,8 @@ pub(crate) struct Counts {
     /// Heartbeats that a newer one replaced.
     pub merged: usize,
     pub messages: usize,
+    /// Reports that the process of a replica has ended.
+    pub ended: usize,
     pub events: usize,
 }
 
@@ -289,6 +293,10 @@ impl World {
             }
             Happening::Start { node } => self.start(node),
             Happening::Restart { node } => self.restart(node),
+            Happening::Ended { node, of } => {
+                self.counts.ended += 1;
+                self.event(node, Event::Ended(of));
+            }
             Happening::Space { node } => self.node(node).is_full = false,
             Happening::Checkpoint { node, every_us } => {
                 self.checkpoint(node);
@@ -318,6 +326,7 @@ impl World {
             | Happening::Sync { node, .. }
             | Happening::Fetched { node, .. }
             | Happening::Checkpoint { node, .. }
+            | Happening::Ended { node, .. }
             | Happening::PutAnswered { node, .. } => *node,
             Happening::Snapshot { .. }
             | Happening::Client { .. }

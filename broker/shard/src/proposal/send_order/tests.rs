@@ -1,3 +1,5 @@
+//! Batches that come ahead of others, and the clients that send them again.
+
 use proptest::prelude::*;
 use uuid::Uuid;
 

@@ -250,4 +250,12 @@ pub enum Refusal {
         /// The shards without a majority then.
         shards: Vec<ShardId>,
     },
+    /// The cluster owns the bucket by another claim, which is not older.
+    #[error("claim {epoch} of the bucket is recorded, held by {holder:016x}")]
+    OtherClaim {
+        /// The epoch of the recorded claim.
+        epoch: u32,
+        /// The holder of the recorded claim.
+        holder: u64,
+    },
 }

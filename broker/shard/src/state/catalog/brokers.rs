@@ -59,7 +59,8 @@ impl Catalog {
             | CatalogCommand::BindGroup { .. }
             | CatalogCommand::UnbindGroup { .. }
             | CatalogCommand::AbandonTopics(_)
-            | CatalogCommand::ReportLevel { .. } => unreachable!("not a command of brokers"),
+            | CatalogCommand::ReportLevel { .. }
+            | CatalogCommand::RecordClaim(_) => unreachable!("not a command of brokers"),
         }
     }
 

@@ -59,7 +59,8 @@ impl Catalog {
             | CatalogCommand::PlaceReplica { .. }
             | CatalogCommand::SetRole { .. }
             | CatalogCommand::RemoveReplica { .. }
-            | CatalogCommand::ChangeStanding { .. } => None,
+            | CatalogCommand::ChangeStanding { .. }
+            | CatalogCommand::RecordClaim(_) => None,
         }
     }
 

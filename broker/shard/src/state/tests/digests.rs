@@ -144,7 +144,7 @@ fn varied() -> State {
 /// would be found to differ. Raise [`ENCODING`], and the version of the snapshot.
 #[test]
 fn the_digest_of_an_encoding_never_changes() {
-    assert_eq!((ENCODING, varied().digest()), (3, 1_489_418_146));
+    assert_eq!((ENCODING, varied().digest()), (4, 388_465_353));
 }
 
 proptest! {
