@@ -44,8 +44,6 @@ OBJECT = r"\.rwo$"
 NAME = re.compile(r"(?P<cluster>[^/]+)/(?P<topic>[0-9a-f-]{36})/(?P<partition>\d{5})/"
                   r"(?P<base>\d{20})-(?P<end>\d{20})-(?P<history>[0-9a-f]{16})-(?P<term>\d{20})-(?P<digest>[0-9a-f]{16})"
                   r"\.(?P<kind>rwo|rwp|rwpp)")
-# Whether the program has the command `tier check` in this version of the tree.
-CHECK_IS_THERE = False
 
 
 class Member(Broker):
@@ -421,8 +419,6 @@ def check_bucket(cluster, topic, partition=0, topic_id=None):
 
 def check_by_program(cluster):
     """`ropewalk-broker tier check` of the cluster's prefix."""
-    if not CHECK_IS_THERE:
-        return
     command = [cluster.binary, "--log", "warn", "tier", "check", "--json", "--config", cluster.members[0].config]
     # Past the proxies; and an object of a deposed leader is young for the time of a test.
     sets = {"ropewalk.tier.delete.grace.ms": 3_600_000}

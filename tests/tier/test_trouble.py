@@ -79,7 +79,7 @@ def test_a_bucket_that_answers_with_errors(cluster, note, status, code):
 
 def test_a_bucket_that_is_throttled_gets_everything(cluster, note):
     writer = begin(cluster)
-    rule = Refuse(503, "SlowDown", "any", times=2)
+    rule = Refuse(503, "SlowDown", "any", OBJECT, times=2)
     cluster.proxy.add(rule)
     for _ in range(4):
         writer.write(RECORDS)
