@@ -37,8 +37,6 @@ use std::path::PathBuf;
 use ropewalk_shard::ProposeError;
 use ropewalk_tier::TierError;
 
-use crate::boot::StartError;
-
 mod carry_out;
 mod plan;
 mod report;
@@ -91,9 +89,6 @@ pub enum RestoreError {
         /// What it holds, and what to do.
         why: String,
     },
-    /// The data directory cannot be opened.
-    #[error(transparent)]
-    Start(#[from] StartError),
     /// A shard did not take a command.
     #[error("a shard of the restored cluster did not take a command: {0}")]
     Proposed(#[from] ProposeError),
@@ -112,7 +107,7 @@ pub enum RestoreError {
         partition: String,
         /// Pages of the manifest, with those that a restore would add.
         pages: usize,
-        /// The limit.
+        /// Most pages of a partition.
         limit: usize,
     },
     /// A basic call to the operating system failed.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use ropewalk_broker::boot::StartError;
+use ropewalk_broker::boot::restore::RestoreFailure;
 use ropewalk_broker::restore::RestoreError;
 use ropewalk_broker::settings::Invalid;
 use ropewalk_node::NodeError;
@@ -45,7 +46,7 @@ pub(crate) enum Stop {
     Tier(#[from] TierError),
     /// A restore failed.
     #[error(transparent)]
-    Restore(#[from] RestoreError),
+    Restore(#[from] RestoreFailure),
     /// A basic call to the operating system failed.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -66,8 +67,8 @@ impl Stop {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Config { .. } | Self::Usage(_) | Self::Tier(_) => 2,
-            Self::Start(error) | Self::Restore(RestoreError::Start(error)) => of_start(error),
-            Self::Restore(error) => of_restore(error),
+            Self::Start(error) | Self::Restore(RestoreFailure::Start(error)) => of_start(error),
+            Self::Restore(RestoreFailure::Restore(error)) => of_restore(error),
             Self::Repair(RepairError::Directory(DirectoryError::InUse(_))) => 3,
             Self::Repair(RepairError::OtherVoters { .. }) => 8,
             Self::Repair(_) => 4,
@@ -106,7 +107,6 @@ fn of_restore(error: &RestoreError) -> u8 {
         | RestoreError::TooManyPages { .. } => 8,
         RestoreError::Empty(_) => 7,
         RestoreError::Directory { .. } => 4,
-        RestoreError::Start(error) => of_start(error),
         RestoreError::Proposed(_) | RestoreError::Refused { .. } | RestoreError::System(_) => 1,
     }
 }
@@ -133,14 +133,14 @@ mod tests {
         assert_eq!(code(Stop::Repair(others)), 8);
         assert_eq!(code(Stop::Start(StartError::UnfinishedRestore("/d".into()))), 4);
         assert_eq!(code(Stop::TierProblems("x".into())), 1);
-        let restore = |error: RestoreError| Stop::Restore(error).code();
+        let restore = |error: RestoreError| Stop::Restore(error.into()).code();
         assert_eq!(restore(RestoreError::Empty("/d".into())), 7);
         assert_eq!(restore(RestoreError::Losses(Vec::new())), 8);
         assert_eq!(restore(RestoreError::NoClaim("x".into())), 2);
         let missing = TierError::Missing { bucket: "b".into(), name: "n".into() };
         assert_eq!(restore(missing.into()), 8);
         let in_use = StartError::Node(DirectoryError::InUse("/d".into()).into());
-        assert_eq!(restore(in_use.into()), 3);
+        assert_eq!(code(Stop::Restore(in_use.into())), 3);
         let source = io::Error::from(io::ErrorKind::AddrInUse);
         assert_eq!(code(Stop::Start(StartError::Bind { address: "x".into(), source })), 6);
     }

@@ -53,6 +53,17 @@ impl std::fmt::Debug for Restore {
     }
 }
 
+/// Why a cluster was not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreFailure {
+    /// The data directory cannot be opened.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The bucket is not enough for a restore, or the restore was refused.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
 /// Whether the restore of a data directory has finished.
 #[must_use]
 pub fn is_restored(dir: &Path) -> bool {
@@ -64,19 +75,19 @@ impl Restore {
     ///
     /// # Errors
     /// When the bucket cannot be read, or is not enough for a restore.
-    pub async fn plan(&self, progress: impl Fn(usize, usize)) -> Result<Plan, RestoreError> {
+    pub async fn plan(&self, progress: impl Fn(usize, usize)) -> Result<Plan, RestoreFailure> {
         let options = PlanOptions { without_catalog: self.without_catalog };
-        plan(&self.bucket, options, progress).await
+        Ok(plan(&self.bucket, options, progress).await?)
     }
 
     /// Restores the cluster, or continues an unfinished restore.
     ///
     /// # Errors
-    /// See [`RestoreError`].
+    /// See [`RestoreFailure`].
     pub async fn run(
         self,
         progress: impl Fn(&str, usize, usize),
-    ) -> Result<RestoreReport, RestoreError> {
+    ) -> Result<RestoreReport, RestoreFailure> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
         let data = DataDir::new(Arc::clone(&disk), self.dir.clone());
         let contents = data.contents().map_err(ropewalk_node::NodeError::from);
@@ -85,18 +96,19 @@ impl Restore {
             DataDirContents::Empty | DataDirContents::HalfFormatted
         );
         if is_empty && self.if_format_allowed && self.settings.format_cluster_id().is_none() {
-            return Err(RestoreError::Empty(self.dir));
+            return Err(RestoreError::Empty(self.dir).into());
         }
         let plan = self.plan(|done, all| progress("partitions examined", done, all)).await?;
         let losses = plan.losses();
         if !losses.is_empty() && !self.accept_loss {
-            return Err(RestoreError::Losses(losses));
+            return Err(RestoreError::Losses(losses).into());
         }
         let opened = Opened::open(&self, disk, plan.claim.cluster.as_str()).await?;
         let done = opened.carry_out(&self, &plan, progress).await;
         opened.stop().await;
         let stage = done?;
-        std::fs::write(self.dir.join(FINISHED), format!("{}\n", self.bucket.url()))?;
+        let mark = format!("{}\n", self.bucket.url());
+        std::fs::write(self.dir.join(FINISHED), mark).map_err(RestoreError::from)?;
         Ok(RestoreReport::new(&plan, self.bucket.url(), stage))
     }
 }
@@ -113,7 +125,7 @@ impl Opened {
         restore: &Restore,
         disk: Arc<dyn Disk>,
         cluster_id: &str,
-    ) -> Result<Self, RestoreError> {
+    ) -> Result<Self, RestoreFailure> {
         let settings = Arc::clone(&restore.settings);
         let supervisor = Supervisor::new(Arc::clone(&restore.on_fatal));
         let id = BrokerId(settings.node_id());
@@ -137,10 +149,8 @@ impl Opened {
         let found = opened.parts.node.identity().cluster_id.clone();
         if found != cluster_id {
             opened.stop().await;
-            return Err(RestoreError::Directory {
-                dir: restore.dir.clone(),
-                why: format!("it belongs to cluster {found}, and the bucket to {cluster_id}"),
-            });
+            let why = format!("it belongs to cluster {found}, and the bucket to {cluster_id}");
+            return Err(RestoreError::Directory { dir: restore.dir.clone(), why }.into());
         }
         Ok(opened)
     }

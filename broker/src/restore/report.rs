@@ -41,7 +41,7 @@ pub struct RestoreReport {
     pub damaged_checkpoints: Vec<String>,
     /// Number of topics.
     pub topics: usize,
-    /// All partitions.
+    /// The partitions of all topics.
     pub partitions: Vec<PartitionReport>,
     /// Records in objects.
     pub offsets_restored: i64,
