@@ -62,6 +62,7 @@ pub(crate) mod remote;
 pub(crate) use expire::expired_without_bucket;
 pub(crate) use fence::Broker;
 pub(crate) use health::Health;
+pub(crate) use metrics::ReadMemory;
 pub(crate) use parts::has_tier;
 
 use checkpoints::{Checkpoints, Which};
@@ -172,8 +173,9 @@ impl Tier {
         Ok(())
     }
 
-    /// Registers the metrics.
-    pub(crate) fn register(&self, registry: &mut Registry) {
+    /// Registers the metrics, also those of what reads from the bucket for fetches.
+    pub(crate) fn register(&self, registry: &mut Registry, reads: ReadMemory) {
+        registry.register_collector(Box::new(reads));
         self.metrics.register(registry);
         registry.register_collector(Box::new(metrics::Requests(self.bucket.clone())));
     }

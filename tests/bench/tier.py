@@ -143,6 +143,8 @@ def restart(cluster):
     """Without anything in its cache."""
     cluster.member.stop()
     cluster.member.start()
+    wait_for("the bucket has metrics", WAIT_S_MAX, lambda: (
+        None if cluster.member.metrics("ropewalk_tier_requests_total") else "not yet"))
 
 
 def costs(results, sent, read, gib):
@@ -230,7 +232,7 @@ def anonymous_mib(member):
 
 def many_objects(directory, binary, results, form):
     """Small objects by age: each partition uploads one in each pass of the broker."""
-    partitions = 1000
+    partitions = 2000
     cluster = Cluster(binary, directory / "objects", None, settings={
         **SETTINGS, "ropewalk.tier.upload.max.age.ms": 1, "log.retention.check.interval.ms": 5000,
     }, proxied=False, url=f"file://{directory}/bucket")

@@ -108,10 +108,17 @@ def healthy(space, status, seconds=60, reason=None):
 
 
 def test_messages_move_to_a_bucket_that_ends_and_comes_back(space, bucket):
-    space.create("BrokerCluster", "default", {"objectStorage": storage(space, bucket), "deletionPolicy": "Delete"})
-    space.queue(partitions=2, tiering={"localRetention": {"maxAgeSeconds": 1}})
+    space.create("BrokerCluster", "default", {"deletionPolicy": "Delete"})
+    space.queue(partitions=2)
     bootstrap = space.ready()
-    send(bootstrap, "orders", range(100))
+    send(bootstrap, "orders", range(50))
+    space.patch("BrokerCluster", "default", {"spec": {"objectStorage": storage(space, bucket)}})
+    healthy(space, "True")
+    restarts = space.events("default", "BrokerRestarted")
+    assert len(restarts) == 1 and not restarts[0].get("series"), "settings and keys take effect with one restart"
+    space.patch("Queue", "orders", {"spec": {"tiering": {"localRetention": {"maxAgeSeconds": 1}}}})
+    space.ready()
+    send(bootstrap, "orders", range(50, 100))
     wait("objects appear in the bucket", 30, lambda: (bucket.objects(), None))
     found = healthy(space, "True")
     assert space.name in found["message"], found

@@ -104,6 +104,9 @@ def test_a_bucket_that_does_not_answer(cluster, note):
         writer.write(100)
         time.sleep(0.1)
     check_records(writer)
+    # What a loss of all brokers would lose grows, although the upload is not over.
+    wait_for("the metric grows", SECONDS_MAX, lambda: (
+        None if cluster.member.metric("ropewalk_tier_not_uploaded_seconds") else "it is 0"))
     cluster.proxy.remove(rule)
     note(f"silent for {time.monotonic() - began:.1f} s, uploads went on {is_over(cluster, writer):.1f} s after it")
 

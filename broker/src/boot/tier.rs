@@ -14,7 +14,7 @@ use super::{StartError, Status};
 use crate::handle::Context;
 use crate::supervision::{self, Supervisor};
 use crate::tier::remote::{RemoteParts, RemoteReader, ShardManifests};
-use crate::tier::{Broker, Tier, Work};
+use crate::tier::{Broker, ReadMemory, Tier, Work};
 
 /// The bucket, and the threads of what uses it.
 #[derive(Debug)]
@@ -58,9 +58,11 @@ impl OpenTier {
     ) -> RunningTier {
         let Self { tier, runtime } = self;
         status.has_tier(tier.health());
-        tier.register(&mut registry.lock());
+        let reader = tier.reader();
+        let reads = ReadMemory { reader: reader.clone(), cold: context.cold.clone() };
+        tier.register(&mut registry.lock(), reads);
         let reader = RemoteReader::new(RemoteParts {
-            reader: tier.reader(),
+            reader,
             manifests: ShardManifests::new(Arc::clone(&opened.node), Arc::clone(&opened.view)),
             cluster: tier.cluster().clone(),
             runtime: runtime.handle(),

@@ -37,7 +37,7 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    /// Short and stable, for `GET /v1/broker`.
+    /// A short name for metrics and conditions.
     fn kind(&self) -> &'static str {
         match self {
             Self::Fenced(_) => "fenced",
@@ -187,7 +187,7 @@ impl Health {
         let blocked = state.blocked.as_ref().map(|block| (block.kind(), None, block.reason()));
         let failing = state.failing.as_ref().map(|f| (f.kind, f.operation, f.reason.clone()));
         HealthReport {
-            is_claimed: !state.is_unexamined && !state.is_unclaimed,
+            is_claimed: !state.is_unclaimed,
             failure: blocked.or(failing),
             lag: state.lag,
         }
@@ -269,12 +269,12 @@ mod tests {
     fn nothing_is_written_before_the_bucket_was_claimed() {
         let health = Health::unprepared();
         assert!(health.is_paused(Instant::now()) && !health.is_backing_off(Instant::now()));
-        assert!(!health.report().is_claimed);
         health.examined();
         assert!(health.is_examined() && health.is_paused(Instant::now()));
+        assert!(!health.report().is_claimed);
         assert!(health.claimed(), "it is new");
-        assert!(health.report().is_claimed);
         assert!(!health.claimed() && !health.is_paused(Instant::now()));
+        assert!(health.report().is_claimed);
     }
 
     #[test]
@@ -290,7 +290,8 @@ mod tests {
         health.restore_finished();
         health.succeeded();
         assert_eq!(health.failure(), Some("taken over".to_owned()));
-        assert_eq!(health.report().failure, Some(("fenced", None, "taken over".to_owned())));
+        let reported = health.report().failure;
+        assert_eq!(reported, Some(("fenced", None, "taken over".to_owned())));
         assert!(health.is_fenced() && health.is_paused(Instant::now()));
     }
 

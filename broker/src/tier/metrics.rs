@@ -7,10 +7,13 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use ropewalk_shard::ShardId;
-use ropewalk_tier::Bucket;
+use ropewalk_tier::{Bucket, TierReader};
+
+use crate::limits;
+use crate::listen::Budget;
 
 /// The metrics of uploads and deletions; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -161,6 +164,37 @@ impl Collector for Requests {
         ] {
             let metric = encoder.encode_descriptor(name, help, None, kind)?;
             ConstCounter::new(count).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// Memory of records that are read from the bucket, read on demand.
+#[derive(Debug)]
+pub(crate) struct ReadMemory {
+    /// What is read for fetches passes through its cache.
+    pub(crate) reader: TierReader,
+    /// What fetches may hold; of the size [`limits::COLD_BYTES_MAX`].
+    pub(crate) cold: Budget,
+}
+
+impl Collector for ReadMemory {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let held = limits::COLD_BYTES_MAX.saturating_sub(self.cold.free_bytes()) as u64;
+        for (name, help, bytes) in [
+            (
+                "tier_cache_bytes",
+                "Bytes of records, footers and manifest pages of the bucket in the cache",
+                self.reader.cached_bytes(),
+            ),
+            (
+                "tier_cold_bytes",
+                "Bytes of records of the bucket that fetches hold until their clients have them",
+                held,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(bytes as f64).encode(metric)?;
         }
         Ok(())
     }

@@ -405,3 +405,29 @@ async fn t1_while_the_bucket_fails_nothing_leaves_the_disk() {
     assert!(parts.health.failure().expect("it fails").contains("Check the credentials"));
     running.broker.stop().await;
 }
+
+/// A bucket without an answer keeps an upload for minutes, and meanwhile the data-loss window grows.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_reported_while_the_bucket_hangs() {
+    let running = Running::start(&[]).await;
+    let topic = running.make(&[ENABLED]).await;
+    let store = Arc::new(FaultyStore::default());
+    let bucket = Bucket::over(Arc::clone(&store) as _);
+    let parts = running.parts(&bucket, 1 << 20);
+    until("the tier is enabled", || topic.shard.state().partitions[&topic.id].tier.is_some()).await;
+    topic.write(1, b"value").await;
+    store.next_puts([Fault::Hangs]);
+    let mut uploader = Uploader::new(Arc::clone(&parts));
+    let pass = tokio::spawn(async move { uploader.pass().await });
+    until("the upload began", || bucket.counts().puts == 1).await;
+    let before = parts.health.lag();
+    topic.write(3, b"value").await;
+    until("more waits, and longer", || {
+        let now = parts.health.lag();
+        now.bytes > before.bytes && now.waited > before.waited
+    })
+    .await;
+    assert_eq!(topic.tier().end, 0, "it hangs");
+    pass.abort();
+    running.broker.stop().await;
+}

@@ -9,6 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use futures_util::stream::{self, StreamExt as _};
 use ropewalk_node::ShardHandle;
 use ropewalk_shard::PartitionId;
 use ropewalk_shard::command::TierChange;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::health::Lag;
@@ -78,13 +79,21 @@ impl Uploader {
     /// Checks all partitions once, and uploads what is due.
     pub(crate) async fn pass(&mut self) {
         let jobs = self.jobs();
-        let parts = &self.parts;
-        let done = stream::iter(jobs).map(|job| job.run(parts));
-        let done = done.buffer_unordered(limits::TIER_STEPS_AT_ONCE).collect::<Vec<_>>().await;
+        let parts = Arc::clone(&self.parts);
+        let done = stream::iter(jobs).map(|job| job.run(&parts));
+        let done = done.buffer_unordered(limits::TIER_STEPS_AT_ONCE).collect::<Vec<_>>();
+        let mut done = pin!(done);
+        let done = loop {
+            match timeout(limits::TIER_INTERVAL, &mut done).await {
+                Ok(done) => break done,
+                // What waits grows while a slow bucket keeps the jobs from their end.
+                Err(_) => drop(self.jobs()),
+            }
+        };
         self.memos.extend(done);
     }
 
-    /// What is due now. Remembers the other partitions.
+    /// What is due now. Reports what waits, and remembers all partitions.
     fn jobs(&mut self) -> Vec<Job> {
         let now = Instant::now();
         let (mut jobs, mut lag) = (Vec::new(), Lag::default());
@@ -96,14 +105,10 @@ impl Uploader {
                 let Some((memo, step)) = self.look(shard, id, (memo, now), &mut lag) else {
                     continue;
                 };
-                match step.filter(|_| memo.retry_at.is_none_or(|at| at <= now)) {
-                    Some(step) => {
-                        let (shard, topic) = (Arc::clone(shard), Arc::clone(&topic));
-                        jobs.push(Job { id, shard, topic, memo, step });
-                    }
-                    None => {
-                        self.memos.insert(id, memo);
-                    }
+                self.memos.insert(id, memo);
+                if let Some(step) = step.filter(|_| memo.retry_at.is_none_or(|at| at <= now)) {
+                    let (shard, topic) = (Arc::clone(shard), Arc::clone(&topic));
+                    jobs.push(Job { id, shard, topic, memo, step });
                 }
             }
         }
