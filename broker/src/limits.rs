@@ -382,7 +382,7 @@ pub const TIER_CHECKPOINTS_KEPT: usize = 2;
 /// Longest time that a stop waits for the last checkpoints.
 pub const TIER_STOP_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Interval between two looks at which orphans may be due.
+/// Interval between two checks whether orphans may be due.
 pub const TIER_ORPHANS_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Shortest time between two listings of a shard's folders, also if its leadership changes often.
