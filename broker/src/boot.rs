@@ -26,6 +26,7 @@ use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_node::NodeError;
 use ropewalk_node::supervision::{OnFatal, StopGuard};
 use ropewalk_shard::BrokerId;
+use ropewalk_shard::manifest::RestoreState;
 use ropewalk_store::{DataDir, Identity, bootstrap, recovery};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -55,6 +56,7 @@ mod join;
 mod registration;
 mod open;
 pub mod inside;
+pub mod restore;
 pub mod surroundings;
 mod tier;
 
@@ -124,6 +126,12 @@ pub enum StartError {
     /// The bucket for older records cannot be used.
     #[error("ropewalk.tier.url: {0}")]
     Tier(#[from] ropewalk_tier::TierError),
+    /// A restore into this data directory began and has not finished.
+    #[error(
+        "{}: a restore into this directory has not finished: repeat the same `restore` command first",
+        .0.display()
+    )]
+    UnfinishedRestore(PathBuf),
     /// A basic call to the operating system failed.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -195,6 +203,7 @@ impl Broker {
             store: StoreOptions::default(),
         };
         let mut opened = parts.open(start.format, start.on_fatal).await?;
+        refuse_unfinished_restore(&opened).await?;
         peer_metrics.set(&opened.cluster);
         let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
@@ -274,6 +283,20 @@ impl Broker {
         let _ = self.admin_stopping.send(true);
         self.background.shutdown().await;
     }
+}
+
+/// Refuses to serve a part of what is to be restored: records of clients would keep the restore
+/// from finishing.
+async fn refuse_unfinished_restore(opened: &OpenParts) -> Result<(), StartError> {
+    let claim = opened
+        .node
+        .try_catalog()
+        .and_then(|catalog| catalog.state().catalog.as_ref().and_then(|catalog| catalog.claim));
+    if claim.is_some_and(|claim| claim.restore == RestoreState::Unfinished) {
+        opened.node.stop().await;
+        return Err(StartError::UnfinishedRestore(opened.parts.dir.clone()));
+    }
+    Ok(())
 }
 
 /// Gives the leaderships to other brokers, has clients look for them, and ends what serves them.

@@ -9,7 +9,7 @@ use ropewalk_broker::settings::Endpoint;
 
 mod tier;
 
-pub(crate) use tier::{BucketFlags, Tier, TierCheck};
+pub(crate) use tier::{BucketFlags, Restore, Tier, TierCheck};
 
 /// A durable message queue for any Kafka client.
 #[derive(Debug, Parser)]
@@ -81,6 +81,9 @@ pub(crate) enum Command {
     /// Check the older records that a cluster has in a bucket.
     #[command(subcommand)]
     Tier(Tier),
+    /// Restore a cluster that lost all its brokers from its bucket, into the data directory of a
+    /// first broker. The same command again continues after a failure.
+    Restore(Restore),
 }
 
 impl LogFormat {
@@ -379,7 +382,7 @@ mod tests {
         let mut command = Flags::command();
         let help = |command: &mut clap::Command| command.render_long_help().to_string();
         let mut all = help(&mut command);
-        for name in ["dev", "run", "format", "probe", "cluster", "tier"] {
+        for name in ["dev", "run", "format", "probe", "cluster", "tier", "restore"] {
             let sub = command.find_subcommand_mut(name).expect("it is there");
             for argument in sub.get_arguments() {
                 assert!(argument.get_help().is_some(), "{name} {}", argument.get_id());

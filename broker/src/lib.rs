@@ -16,5 +16,6 @@ pub mod cluster;
 pub mod queue_metrics;
 pub mod retention;
 pub(crate) mod tier;
+pub mod restore;
 pub mod admin;
 pub mod boot;

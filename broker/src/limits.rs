@@ -212,6 +212,15 @@ pub const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// Producer ids that a repaired catalog skips: more than can have been issued since any snapshot.
 pub const PRODUCER_IDS_LEFT_OUT: i64 = 1 << 32;
+
+/// Leader epochs that a restore leaves out above those of the checkpoints and objects: more than a
+/// shard has elections between a checkpoint and the loss of its brokers.
+pub const EPOCHS_LEFT_OUT: i32 = 1 << 16;
+
+/// Objects of a restored partition that no page lists, if there are too many for the state: there
+/// is room for as many more.
+pub const RESTORE_OBJECTS_KEPT: usize = ropewalk_shard::limits::TIER_OBJECTS_MAX / 2;
+
 /// Most parts of a shard's state (partitions, producers, groups) that a periodic scan visits before
 /// it unlocks the state, because apply waits for it.
 pub const STATE_VISITS_MAX: usize = 4_096;
@@ -373,7 +382,7 @@ pub const TIER_CHECKPOINTS_KEPT: usize = 2;
 /// Longest time that a stop waits for the last checkpoints.
 pub const TIER_STOP_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Interval between two looks at which orphans may be due.
+/// Interval between two checks whether orphans may be due.
 pub const TIER_ORPHANS_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Shortest time between two listings of a shard's folders, also if its leadership changes often.

@@ -15,6 +15,7 @@ mod dev;
 mod run;
 mod repair;
 mod tier_check;
+mod tier_restore;
 mod termination;
 
 use flags::Flags;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ropewalk_broker::boot::{Broker, Start, StartError};
 use ropewalk_broker::settings::Settings;
 use ropewalk_broker::supervision::{self, Fatal};
+use ropewalk_node::supervision::OnFatal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -26,6 +27,7 @@ use crate::repair;
 use crate::stop::Stop;
 use crate::termination::TerminationMessage;
 use crate::tier_check::tier_check;
+use crate::tier_restore;
 
 /// Runs the command that the flags name.
 pub(crate) fn run(flags: Flags, termination: &TerminationMessage) -> Result<(), Stop> {
@@ -50,6 +52,9 @@ pub(crate) fn run(flags: Flags, termination: &TerminationMessage) -> Result<(), 
             return Ok(());
         }
         Command::Tier(Tier::Check(flags)) => return runtime()?.block_on(tier_check(flags)),
+        Command::Restore(flags) => {
+            return runtime()?.block_on(tier_restore::restore(flags, on_fatal(termination)));
+        }
         Command::Probe(flags) => {
             let timeout = Duration::from_secs(flags.timeout_seconds);
             println!("{}", probe(&flags.bootstrap, &flags.topic, timeout)?);
@@ -122,13 +127,17 @@ fn start(
     format: Option<String>,
     termination: &TerminationMessage,
 ) -> Start {
+    Start { settings, dir, format, on_fatal: on_fatal(termination) }
+}
+
+/// Ends the process after an error without which it cannot go on.
+fn on_fatal(termination: &TerminationMessage) -> OnFatal {
     let termination = termination.clone();
-    let on_fatal = Arc::new(move |fatal: Fatal| {
+    Arc::new(move |fatal: Fatal| {
         tracing::error!("process exits: {fatal}");
         termination.write(&fatal.to_string());
         std::process::exit(supervision::exit_code(&fatal))
-    });
-    Start { settings, dir, format, on_fatal }
+    })
 }
 
 /// The default data directory of `dev`, with this name.

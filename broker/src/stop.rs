@@ -4,11 +4,13 @@ use std::io;
 use std::path::PathBuf;
 
 use ropewalk_broker::boot::StartError;
+use ropewalk_broker::boot::restore::RestoreFailure;
+use ropewalk_broker::restore::RestoreError;
 use ropewalk_broker::settings::Invalid;
 use ropewalk_node::NodeError;
 use ropewalk_store::directory::DirectoryError;
 use ropewalk_store::repair::RepairError;
-use ropewalk_tier::TierError;
+use ropewalk_tier::{Remedy, TierError};
 
 /// The reason why the process ends other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,9 @@ pub(crate) enum Stop {
     /// A bucket cannot be used.
     #[error(transparent)]
     Tier(#[from] TierError),
+    /// A restore failed.
+    #[error(transparent)]
+    Restore(#[from] RestoreFailure),
     /// A basic call to the operating system failed.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -62,7 +67,8 @@ impl Stop {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Config { .. } | Self::Usage(_) | Self::Tier(_) => 2,
-            Self::Start(error) => of_start(error),
+            Self::Start(error) | Self::Restore(RestoreFailure::Start(error)) => of_start(error),
+            Self::Restore(RestoreFailure::Restore(error)) => of_restore(error),
             Self::Repair(RepairError::Directory(DirectoryError::InUse(_))) => 3,
             Self::Repair(RepairError::OtherVoters { .. }) => 8,
             Self::Repair(_) => 4,
@@ -83,7 +89,25 @@ fn of_start(error: &StartError) -> u8 {
         | StartError::OtherBroker { .. }
         | StartError::Opening(_)
         | StartError::Join(_)
+        | StartError::UnfinishedRestore(_)
         | StartError::CatalogDamaged(_) => 4,
+    }
+}
+
+fn of_restore(error: &RestoreError) -> u8 {
+    match error {
+        RestoreError::Tier(error) => match error.remedy() {
+            Remedy::RetryLater => 1,
+            Remedy::Report => 2,
+            Remedy::Object => 8,
+        },
+        RestoreError::NoClaim(_) => 2,
+        RestoreError::NoCatalog { .. }
+        | RestoreError::Losses(_)
+        | RestoreError::TooManyPages { .. } => 8,
+        RestoreError::Empty(_) => 7,
+        RestoreError::Directory { .. } => 4,
+        RestoreError::Proposed(_) | RestoreError::Refused { .. } | RestoreError::System(_) => 1,
     }
 }
 
@@ -107,7 +131,16 @@ mod tests {
         let voters = "replica 2".to_owned();
         let others = RepairError::OtherVoters { shard: ropewalk_shard::ShardId(1), voters };
         assert_eq!(code(Stop::Repair(others)), 8);
+        assert_eq!(code(Stop::Start(StartError::UnfinishedRestore("/d".into()))), 4);
         assert_eq!(code(Stop::TierProblems("x".into())), 1);
+        let restore = |error: RestoreError| Stop::Restore(error.into()).code();
+        assert_eq!(restore(RestoreError::Empty("/d".into())), 7);
+        assert_eq!(restore(RestoreError::Losses(Vec::new())), 8);
+        assert_eq!(restore(RestoreError::NoClaim("x".into())), 2);
+        let missing = TierError::Missing { bucket: "b".into(), name: "n".into() };
+        assert_eq!(restore(missing.into()), 8);
+        let in_use = StartError::Node(DirectoryError::InUse("/d".into()).into());
+        assert_eq!(code(Stop::Restore(in_use.into())), 3);
         let source = io::Error::from(io::ErrorKind::AddrInUse);
         assert_eq!(code(Stop::Start(StartError::Bind { address: "x".into(), source })), 6);
     }

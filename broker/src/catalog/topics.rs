@@ -173,7 +173,7 @@ impl Topics {
 
     /// The shards for partitions of a topic, among those that the catalog lists. Damaged shards are
     /// avoided.
-    pub(super) fn place(
+    pub(crate) fn place(
         &self,
         topic: TopicId,
         first: usize,
@@ -230,6 +230,14 @@ impl Topics {
     #[must_use]
     pub fn orphans(&self) -> Vec<PartitionId> {
         self.reconciler.orphans()
+    }
+
+    /// Opens the partitions of a topic, which the catalog lists.
+    ///
+    /// # Errors
+    /// When a shard has no leader.
+    pub(crate) async fn open(&self, id: TopicId) -> Result<(), ProposeError> {
+        self.reconciler.converge(&[id]).await
     }
 
     async fn propose(
@@ -376,7 +384,7 @@ impl Topics {
     }
 
     /// Changes the catalog, wherever it is led, and returns when this broker's view has the change.
-    pub(super) async fn catalog(&self, command: CatalogCommand) -> Result<Answer, ProposeError> {
+    pub(crate) async fn catalog(&self, command: CatalogCommand) -> Result<Answer, ProposeError> {
         let command = Command::Catalog(command);
         match self.reconciler.cluster().propose(ShardId::CATALOG, command).await? {
             Outcome::Catalog { revision, answer } => {

@@ -55,3 +55,38 @@ pub(crate) struct TierCheck {
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+/// Flags of `restore`.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    pub(crate) bucket: BucketFlags,
+
+    /// The data directory of the first broker of the restored cluster, which must be empty or
+    /// does not exist. Default: log.dirs of the configuration file.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Print what would be restored and what is lost, and change nothing.
+    #[arg(long)]
+    pub(crate) plan: bool,
+
+    /// Restore the records although the checkpoint of the catalog is lost: each topic gets the name
+    /// restored-ID and no configuration.
+    #[arg(long)]
+    pub(crate) without_catalog: bool,
+
+    /// Restore partitions also if objects are missing or damaged that a manifest names. Such a
+    /// partition begins behind the last missing object.
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+
+    /// Fill an empty directory only if the settings have format.cluster.id, whatever its value: an
+    /// empty one may be the lost disk of a cluster that was restored before.
+    #[arg(long)]
+    pub(crate) if_format_allowed: bool,
+
+    /// Print the report as JSON instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -8,9 +8,9 @@
 //! | CRC-32C u32 over all before
 //! ```
 //! Numbers outside of the postcard are little-endian. Files are named by a number that only grows,
-//! because two snapshots may have the same index. Version 7 is written for a catalog with a claim of
-//! the bucket, version 6 for another shard of which a partition has a tier, version 5 for any other
-//! one; versions 1 to 4 are read as well (see `earlier`).
+//! because two snapshots may have the same index. Version 7 is written for a catalog with a claim
+//! of the bucket, version 6 for another shard of which a partition has a tier, version 5 for any
+//! other one; versions 1 to 4 are read as well (see `earlier`).
 //!
 //! The encoding is canonical: equal snapshots have equal bytes.
 //!

@@ -4,9 +4,9 @@
 //! checkpoints ─▶ list ─▶ folders of partitions ─▶ pages ─▶ verdict (pure) ─▶ data of each object
 //! ```
 //!
-//! Manifests are those of the newest checkpoints. The list is taken once, after them. A cluster that
-//! runs meanwhile adds objects and deletes others, so what was put or deleted after the list is
-//! neither expected nor missed.
+//! Manifests are those of the newest checkpoints. The list is taken once, after them. A cluster
+//! that runs meanwhile adds objects and deletes others, so what was put or deleted after the list
+//! is neither expected nor missed.
 //!
 //! # What is a problem
 //!
@@ -113,7 +113,7 @@ pub struct CheckReport {
     pub objects: u64,
     /// Size of these objects together.
     pub objects_bytes: u64,
-    /// Manifest pages.
+    /// Number of manifest pages.
     pub pages: u64,
     /// Checkpoints of the catalog and of shards.
     pub checkpoints: u64,
@@ -164,7 +164,7 @@ impl std::fmt::Display for ProblemKind {
     }
 }
 
-/// One problem.
+/// One problem of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// What kind of problem it is.

@@ -24,7 +24,7 @@ pub struct Found {
 pub struct Folder {
     /// Objects with records.
     pub objects: Vec<Found>,
-    /// Manifest pages.
+    /// Pages of manifests.
     pub pages: Vec<Found>,
 }
 

@@ -1,8 +1,7 @@
 //! The network between the brokers: sessions of two brokers in place of QUIC connections.
 //!
 //! A session exists while both brokers run, list each other and reach each other in both
-//! directions; it ends some time after that is over, and sooner if the process of one is gone and
-//! its machine says so to the other. Messages take a while, may overtake each other
+//! directions; it ends some time after that is over. Messages take a while, may overtake each other
 //! except for the appends of one shard, and are lost when they are cut off or their session is
 //! over.
 
@@ -30,9 +29,6 @@ use crate::trace::Trace;
 /// Interval of checking the sessions.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// One end of a process in so many is not noticed by what its machine refuses.
-const REFUSALS_LOST: u64 = 4;
-
 /// How long a message of the append lane may wait for its replica.
 const APPEND_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -51,8 +47,6 @@ struct Session {
     starts: (u64, u64),
     /// When it ends, because the two no longer reach each other.
     ends_at: Option<Instant>,
-    /// Whether it ends because the machine of one refuses what is sent to it: its process is gone.
-    is_refused: bool,
 }
 
 struct State {
@@ -155,13 +149,7 @@ impl State {
             for (own, start, other) in [(a, session.starts.0, b), (b, session.starts.1, a)] {
                 let end = self.ends.get(&own).filter(|end| end.incarnation == start);
                 if let Some(inbox) = end.map(|end| Arc::clone(&end.inbox)) {
-                    let (is_refused, other) = (session.is_refused, BrokerId(other));
-                    calls.push(Box::new(move || {
-                        if is_refused {
-                            inbox.ended(other);
-                        }
-                        inbox.disconnected(other);
-                    }) as Call);
+                    calls.push(Box::new(move || inbox.disconnected(BrokerId(other))) as Call);
                 }
             }
         }
@@ -180,25 +168,8 @@ impl State {
     /// Whether two brokers list each other and reach each other.
     fn can_meet(&self, a: i32, b: i32) -> bool {
         let lists = |of: i32, other| self.ends.get(&of).is_some_and(|e| e.peers.contains(&other));
-        lists(a, b) && lists(b, a) && self.reach(a, b)
-    }
-
-    /// Whether the machines of two brokers reach each other.
-    fn reach(&self, a: i32, b: i32) -> bool {
-        !self.cut.contains(&(a, b)) && !self.cut.contains(&(b, a))
-    }
-
-    /// The machines of brokers that are gone refuse what one sends, if it reaches them.
-    fn probe(&mut self, broker: i32) {
-        let (now, mut sessions) = (Instant::now(), std::mem::take(&mut self.sessions));
-        for ((a, b), session) in &mut sessions {
-            let other = if *a == broker { *b } else { *a };
-            let is_own = *a == broker || *b == broker;
-            if is_own && !self.ends.contains_key(&other) && self.reach(*a, *b) {
-                (session.ends_at, session.is_refused) = (Some(now), true);
-            }
-        }
-        self.sessions = sessions;
+        let reaches = |from, to| !self.cut.contains(&(from, to));
+        lists(a, b) && lists(b, a) && reaches(a, b) && reaches(b, a)
     }
 
     /// The sessions that end now.
@@ -214,13 +185,7 @@ impl State {
             } else if session.ends_at.is_none() {
                 // A newer start of a broker ends the session of the older one at once.
                 let is_replaced = starts.is_some_and(|starts| starts != session.starts);
-                session.is_refused =
-                    starts.is_none() && self.reach(*a, *b) && !self.dice.one_in(REFUSALS_LOST);
-                let rest_ms = match (is_replaced, session.is_refused) {
-                    (true, _) => 0,
-                    (false, true) => self.dice.between(50, 400),
-                    (false, false) => self.dice.between(500, 3000),
-                };
+                let rest_ms = if is_replaced { 0 } else { self.dice.between(500, 3000) };
                 session.ends_at = Some(now + Duration::from_millis(rest_ms));
             }
             if session.ends_at.is_some_and(|at| at <= now) {
@@ -245,8 +210,7 @@ impl State {
             };
             Box::new(move || inbox.connected(connected)) as Call
         });
-        let number = self.next_session;
-        let session = Session { number, starts, ends_at: None, is_refused: false };
+        let session = Session { number: self.next_session, starts, ends_at: None };
         self.next_session += 1;
         self.sessions.insert((a, b), session);
         calls
@@ -339,16 +303,9 @@ impl Connections for Side {
 
     fn flush_heartbeats(&self) {}
 
+    /// This network does not report that a process has ended: brokers notice its silence.
     fn look(&self) -> BoxFuture<'_, ()> {
-        let probed = {
-            let mut state = self.net.state.lock();
-            self.is_current(&state).then(|| state.probe(self.broker))
-        };
-        Box::pin(async move {
-            if probed.is_some() {
-                sleep(LOOK).await;
-            }
-        })
+        Box::pin(std::future::ready(()))
     }
 
     fn request(&self, to: BrokerId, request: Payload) -> Result<Reply, Sent> {
