@@ -27,6 +27,8 @@ from waiting import TooLate, wait_for  # noqa: E402
 # Waits end when what they wait for happens; this bounds them on a machine that is busy.
 SECONDS_MAX = 60
 MIB = 1 << 20
+# It reads everything.
+CHECK_S_MAX = 600
 # Uploads, retention and deletion follow at once; the uploader looks every two seconds.
 SOON = {
     "ropewalk.tier.upload.max.age.ms": 200,
@@ -426,7 +428,7 @@ def check_by_program(cluster):
         sets["ropewalk.tier.endpoint"] = f"http://{cluster.server.address}"
     for key, value in sets.items():
         command += ["--set", f"{key}={value}"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_S_MAX)
     assert ended.returncode == 0, f"`tier check` ended with {ended.returncode}: {ended.stdout} {ended.stderr}"
     report = json.loads(ended.stdout)["report"]
     assert not report["problems"] and report["objects"] > 0, report
