@@ -208,8 +208,7 @@ impl Broker {
         let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
         let tier = OpenTier::open(&opened).await?;
-        let registry = (&*status, &admin_parts.metrics);
-        let parts = (&opened, &*context);
+        let (parts, registry) = ((&opened, &*context), (&*status, &admin_parts.metrics));
         let tier = tier.map(|tier| tier.start(parts, registry, &supervisor, &mut background));
         run_tasks(&mut opened, &supervisor, &mut background);
 

@@ -155,10 +155,9 @@ mod tests {
 
     fn flags(arguments: &[&str]) -> TierCheck {
         let all = ["ropewalk-broker", "tier", "check"].into_iter().chain(arguments.iter().copied());
-        match Flags::try_parse_from(all).expect("they parse").command {
-            Command::Tier(Tier::Check(check)) => check,
-            other => panic!("{other:?}"),
-        }
+        let parsed = Flags::try_parse_from(all).expect("they parse").command;
+        let Command::Tier(Tier::Check(check)) = parsed else { panic!("{parsed:?}") };
+        check
     }
 
     /// A directory as a bucket, claimed.

@@ -129,7 +129,8 @@ impl Checkpoints {
         let Made { index, is_empty, encoded } = made;
         let EncodedCheckpoint { name, content, contents_digest } = encoded;
         let is_known = memo.contents_digest == Some(contents_digest);
-        let is_needed = !is_known && !(is_empty && kept.is_empty());
+        let has_nothing = is_empty && kept.is_empty();
+        let is_needed = !is_known && !has_nothing;
         let mut names = kept;
         if is_needed {
             if shard.leading() != Some(memo.term) {
