@@ -113,20 +113,12 @@ impl Tier {
                 reason: "no answer in time".to_owned(),
             },
         };
-        match error {
-            TierError::Unavailable { .. } | TierError::Denied { .. } => {
-                self.health.failed(&error, Instant::now());
-                warn!(%error, "the bucket cannot be used now, will retry: records stay on the disks");
-                Ok(())
-            }
-            TierError::Settings(_)
-            | TierError::Missing { .. }
-            | TierError::OtherContent { .. }
-            | TierError::Damaged { .. }
-            | TierError::Unsuitable { .. }
-            | TierError::Fenced { .. }
-            | TierError::OtherCluster { .. } => Err(error),
+        if ends_the_start(&error) {
+            return Err(error);
         }
+        self.health.failed(&error, Instant::now());
+        warn!(%error, "the bucket cannot be used now, will retry: records stay on the disks");
+        Ok(())
     }
 
     async fn try_to_prepare(&self) -> Result<(), TierError> {
@@ -254,6 +246,23 @@ impl Work {
             let limit = limits::TIER_STOP_TIME_MAX;
             warn!(?limit, "stopping without the last checkpoints in the bucket");
         }
+    }
+}
+
+/// Whether a broker does not start because of its bucket. A bucket that is missing, or whose
+/// certificate has expired, does not keep it from serving what its disks have.
+fn ends_the_start(error: &TierError) -> bool {
+    match error {
+        TierError::Unavailable { .. } | TierError::Denied { .. } | TierError::Unready { .. } => {
+            false
+        }
+        TierError::Settings(_)
+        | TierError::Missing { .. }
+        | TierError::OtherContent { .. }
+        | TierError::Damaged { .. }
+        | TierError::Unsuitable { .. }
+        | TierError::Fenced { .. }
+        | TierError::OtherCluster { .. } => true,
     }
 }
 

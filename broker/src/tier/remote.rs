@@ -180,6 +180,7 @@ fn remote_error(error: TierError) -> RemoteError {
         | TierError::Unavailable { .. }
         | TierError::Denied { .. }
         | TierError::Unsuitable { .. }
+        | TierError::Unready { .. }
         | TierError::Fenced { .. }
         | TierError::OtherCluster { .. } => {
             tracing::warn!(%error, "bucket cannot be read");

@@ -183,6 +183,15 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// The tasks of the broker itself, over a directory.
+#[test]
+fn a_missing_bucket_does_not_keep_a_broker_from_serving_its_disks() {
+    let bucket = || "s3://b".to_owned();
+    let unready = TierError::Unready { bucket: bucket(), reason: "no bucket".into() };
+    assert!(!ends_the_start(&unready));
+    let unsuitable = TierError::Unsuitable { bucket: bucket(), reason: "no conditions".into() };
+    assert!(ends_the_start(&unsuitable), "it would overwrite objects");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn t1_old_records_move_to_the_bucket_and_leave_the_disk() {
     let settings =

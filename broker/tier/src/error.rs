@@ -90,6 +90,16 @@ pub enum TierError {
         reason: String,
     },
 
+    /// The bucket cannot be used until a person changes something outside of the broker, which then
+    /// needs no restart: the bucket is missing, or its certificate is not accepted.
+    #[error("{bucket} cannot be used: {reason}")]
+    Unready {
+        /// URL of the bucket.
+        bucket: String,
+        /// What the store did, and what to do about it.
+        reason: String,
+    },
+
     /// Another cluster owns the bucket's prefix.
     #[error(
         "{bucket} belongs to cluster {owner} (claim {epoch}), and this is cluster {own}. Use \
@@ -180,6 +190,7 @@ impl TierError {
             Self::OtherContent { .. } => "other_content",
             Self::Damaged { .. } => "damaged",
             Self::Unsuitable { .. } => "unsuitable",
+            Self::Unready { .. } => "unready",
             Self::OtherCluster { .. } => "other_cluster",
             Self::Fenced { .. } => "fenced",
         }
@@ -202,6 +213,7 @@ impl TierError {
             Self::Settings(_)
             | Self::Denied { .. }
             | Self::Unsuitable { .. }
+            | Self::Unready { .. }
             | Self::OtherCluster { .. }
             | Self::Fenced { .. } => Remedy::Report,
             Self::Missing { .. } | Self::OtherContent { .. } | Self::Damaged { .. } => {
@@ -230,6 +242,10 @@ impl Context<'_> {
         TierError::Denied { bucket, operation: self.operation, name, reason }
     }
 
+    fn unready(self, reason: &str) -> TierError {
+        TierError::Unready { bucket: self.bucket.to_owned(), reason: reason.to_owned() }
+    }
+
     fn unsuitable(self, reason: &str) -> TierError {
         TierError::Unsuitable { bucket: self.bucket.to_owned(), reason: reason.to_owned() }
     }
@@ -248,18 +264,18 @@ impl Context<'_> {
         let said = causes(error);
         let says = |code: &str| said.contains(code);
         if says("NoSuchBucket") {
-            return self.unsuitable("the store has no bucket with this name. Create it first");
+            return self.unready("the store has no bucket with this name. Create it first");
         }
         if says("RequestTimeTooSkewed") {
-            return self.unsuitable("its clock and the clock of this machine differ too much");
+            return self.unready("its clock and the clock of this machine differ too much");
         }
         if says("without LOCATION") || says("AuthorizationHeaderMalformed") {
-            return self.unsuitable(
+            return self.unready(
                 "it is in another region than the settings say. Set the region of the bucket",
             );
         }
         if says("invalid peer certificate") {
-            return self.unsuitable(&format!(
+            return self.unready(&format!(
                 "its certificate is not accepted. Set the file with the authority that signed it, \
                  or the endpoint's name in the certificate: {}",
                 shorten(&said)

@@ -192,11 +192,11 @@ fn what_s3_says_only_as_text_is_an_error_of_its_own() {
         let error = StoreError::Generic { store: "S3", source };
         bucket.context(Operation::Put, NAME).failed(&error)
     };
-    let unsuitable = said("404: <Code>NoSuchBucket</Code>").to_string();
+    let unready = said("404: <Code>NoSuchBucket</Code>").to_string();
     let text = "memory: cannot be used: the store has no bucket with this name. Create it first";
-    assert_eq!(unsuitable, text);
+    assert_eq!(unready, text);
     assert!(matches!(said("400: <Code>ExpiredToken</Code>"), TierError::Denied { .. }));
-    assert!(matches!(said("403: RequestTimeTooSkewed"), TierError::Unsuitable { .. }));
+    assert!(matches!(said("403: RequestTimeTooSkewed"), TierError::Unready { .. }));
     assert!(matches!(said("501: <Code>NotImplemented</Code>"), TierError::Unsuitable { .. }));
     let long = said(&"x".repeat(9_999)).to_string();
     assert!(long.len() < 900 && long.ends_with('…'), "{long}");

@@ -54,6 +54,11 @@ pub struct ObjectStorage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub upload_max_age_seconds: Option<i64>,
+    /// Seconds between writes of group offsets and manifests to the bucket, 1 to 86400, default 60:
+    /// what a restore has of them is at most as old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub checkpoint_interval_seconds: Option<i64>,
     /// Size of an object, 1Mi to 128Mi, default 64Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('128Mi')) <= 0")

@@ -113,6 +113,7 @@ pub fn settings(storage: &ObjectStorage) -> BTreeMap<String, String> {
     set("region", storage.region.clone());
     set("path.style", Some(storage.path_style.to_string()));
     set("upload.max.age.ms", storage.upload_max_age_seconds.map(millis));
+    set("checkpoint.interval.ms", storage.checkpoint_interval_seconds.map(millis));
     set("delete.grace.ms", storage.delete_grace_seconds.map(millis));
     set("object.bytes", storage.object_size.as_ref().and_then(bytes));
     set("cache.bytes", storage.cache_size.as_ref().and_then(bytes));

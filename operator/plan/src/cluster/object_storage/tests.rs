@@ -12,7 +12,7 @@ fn storage(text: &str) -> ObjectStorage {
 
 const WITH_KEYS: &str = "{bucket: b, prefix: a/c, endpoint: 'https://s3.example:9000', region: eu,
     ca: {configMapKeyRef: {name: authorities}}, credentials: {secret: {name: keys}},
-    uploadMaxAgeSeconds: 5, objectSize: 1Mi, cacheSize: 8Mi, deleteGraceSeconds: 0}";
+    uploadMaxAgeSeconds: 5, checkpointIntervalSeconds: 30, objectSize: 1Mi, cacheSize: 8Mi, deleteGraceSeconds: 0}";
 
 #[test]
 fn every_field_becomes_a_setting_of_the_broker() {
@@ -22,6 +22,7 @@ fn every_field_becomes_a_setting_of_the_broker() {
         "ropewalk.tier.access.key.id.file=/etc/ropewalk-object-storage/access-key-id",
         "ropewalk.tier.ca.file=/etc/ropewalk-object-storage/ca.crt",
         "ropewalk.tier.cache.bytes=8388608",
+        "ropewalk.tier.checkpoint.interval.ms=30000",
         "ropewalk.tier.delete.grace.ms=0",
         "ropewalk.tier.endpoint=https://s3.example:9000",
         "ropewalk.tier.object.bytes=1048576",

@@ -44,7 +44,12 @@ const ADVICE: &[Advice] = &[
     Advice {
         kind: "unsuitable",
         reason: "BucketUnsuitable",
-        advice: "check that the bucket exists, and `spec.objectStorage`",
+        advice: "the store lacks what the brokers need: use another one in `spec.objectStorage`",
+    },
+    Advice {
+        kind: "unready",
+        reason: "BucketUnready",
+        advice: "check that the bucket exists, its certificate, and `spec.objectStorage`",
     },
     Advice {
         kind: "other_cluster",

@@ -96,6 +96,7 @@ fn a_failing_bucket_is_named_with_the_operation_and_the_remedy() {
     for (kind, reason) in [
         ("unavailable", "BucketUnavailable"),
         ("unsuitable", "BucketUnsuitable"),
+        ("unready", "BucketUnready"),
         ("other_cluster", "OtherCluster"),
         ("fenced", "TakenOver"),
         ("settings", "InvalidSettings"),
