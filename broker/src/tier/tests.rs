@@ -406,7 +406,8 @@ async fn t1_while_the_bucket_fails_nothing_leaves_the_disk() {
     running.broker.stop().await;
 }
 
-/// A bucket without an answer keeps an upload for minutes, and meanwhile the data-loss window grows.
+/// A bucket without an answer keeps an upload for minutes, and meanwhile the data-loss window
+/// grows.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_is_reported_while_the_bucket_hangs() {
     let running = Running::start(&[]).await;
