@@ -4,9 +4,9 @@
 //! checkpoints ─▶ list ─▶ folders of partitions ─▶ pages ─▶ verdict (pure) ─▶ data of each object
 //! ```
 //!
-//! Manifests are those of the newest checkpoints. The list is taken once, after them. A cluster that
-//! runs meanwhile adds objects and deletes others, so what was put or deleted after the list is
-//! neither expected nor missed.
+//! Manifests are those of the newest checkpoints. The list is taken once, after them. A cluster
+//! that runs meanwhile adds objects and deletes others, so what was put or deleted after the list
+//! is neither expected nor missed.
 //!
 //! # What is a problem
 //!

@@ -1,8 +1,8 @@
 //! Snapshots of versions 1 to 6. Version 6 has no claim of the bucket; version 5 has no tier of
-//! partitions either; version 4 has no addresses of brokers and no roles of replicas either; version
-//! 3 has no feature level and no checksum of what was appended either; version 2 has no deleted
-//! topics, no clock of the shard and no history either; version 1 has no bindings of groups to
-//! topics either.
+//! partitions either; version 4 has no addresses of brokers and no roles of replicas either;
+//! version 3 has no feature level and no checksum of what was appended either; version 2 has no
+//! deleted topics, no clock of the shard and no history either; version 1 has no bindings of groups
+//! to topics either.
 //!
 //! Recovery reads one of versions 1 to 4 after an upgrade from an older broker; the next checkpoint
 //! writes a newer version. Versions 5 and 6 are still written for what they can express, so that an
