@@ -274,10 +274,11 @@ impl Work<'_> {
 
     async fn catalog(&self, what: &str, command: CatalogCommand) -> Result<Answer, RestoreError> {
         let propose = || self.directory.topics.catalog(command.clone());
-        match retried(propose).await? {
-            Answer::Refused(refusal) => Err(refused(what, &refusal)),
-            answer => Ok(answer),
+        let answer = retried(propose).await?;
+        if let Answer::Refused(refusal) = &answer {
+            return Err(refused(what, refusal));
         }
+        Ok(answer)
     }
 
     async fn shard(

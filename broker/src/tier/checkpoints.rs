@@ -129,9 +129,9 @@ impl Checkpoints {
         let Made { index, is_empty, encoded } = made;
         let EncodedCheckpoint { name, content, contents_digest } = encoded;
         let is_known = memo.contents_digest == Some(contents_digest);
-        let is_needed = !is_known && !(is_empty && kept.is_empty());
+        let is_useless = is_empty && kept.is_empty();
         let mut names = kept;
-        if is_needed {
+        if !is_known && !is_useless {
             if shard.leading() != Some(memo.term) {
                 return Err(StepError::NotLeader);
             }
