@@ -185,9 +185,7 @@ impl Broker {
         let (stopping, stop) = watch::channel(false);
         let (admin_stopping, admin_stop) = watch::channel(false);
         let ends = supervisor.stop_guard();
-        let token_file = settings.admin_token_file();
-        let source: Arc<dyn admin::Source> = Arc::clone(&status) as _;
-        let admin_parts = Arc::new(Admin { source, metrics: Mutex::new(registry), token_file });
+        let admin_parts = admin_parts(&settings, &status, registry);
         let admin_server = admin::serve(admin_socket, Arc::clone(&admin_parts), admin_stop);
         background.spawn(supervisor.endless(&supervision::ADMIN_SERVER, admin_server));
 
@@ -322,6 +320,13 @@ fn accept_all(
         listeners.spawn(supervisor.endless(&supervision::LISTENER, listener));
     }
     listeners
+}
+
+/// What the admin server answers from.
+fn admin_parts(settings: &Settings, status: &Arc<Status>, registry: Registry) -> Arc<Admin> {
+    let source: Arc<dyn admin::Source> = Arc::clone(status) as _;
+    let token_file = settings.admin_token_file();
+    Arc::new(Admin { source, metrics: Mutex::new(registry), token_file })
 }
 
 /// Registers the metrics that are read on demand. Those of the other brokers need the cluster,
