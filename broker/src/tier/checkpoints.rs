@@ -132,7 +132,7 @@ impl Checkpoints {
         let has_nothing = is_empty && kept.is_empty();
         let is_needed = !is_known && !has_nothing;
         let mut names = kept;
-        if !is_known && !is_useless {
+        if is_needed {
             if shard.leading() != Some(memo.term) {
                 return Err(StepError::NotLeader);
             }
