@@ -84,7 +84,8 @@ proptest! {
         let mut stored = 0;
         while stored < 20 {
             // All that is on its way is answered before any of it is sent again.
-            for at in stored..(stored + 5).min(20) {
+            let on_its_way = stored..(stored + 5).min(20);
+            for at in on_its_way {
                 let batch = numbered(sequence(at));
                 order.arrives(&batch);
                 if refusals.next() == Some(true) {

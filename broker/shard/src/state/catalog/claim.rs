@@ -40,12 +40,11 @@ mod tests {
         let mut catalog = Catalog::default();
         let mut record = |claim: BucketClaim| {
             let (answer, _) = catalog.apply(0, CatalogCommand::RecordClaim(claim));
-            let recorded = catalog.claim;
-            match answer {
-                Answer::Done => Ok(assert_eq!(recorded, Some(claim))),
-                Answer::Refused(refusal) => Err(refusal),
-                other => panic!("{other:?}"),
+            if let Answer::Refused(refusal) = answer {
+                return Err(refusal);
             }
+            assert_eq!((answer, catalog.claim), (Answer::Done, Some(claim)));
+            Ok(())
         };
         let refused = |epoch, holder| Err(Refusal::OtherClaim { epoch, holder });
         assert_eq!(record(FIRST), Ok(()));
