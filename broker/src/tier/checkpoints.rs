@@ -71,6 +71,7 @@ impl Checkpoints {
 
     /// Checks all shards once, and writes checkpoints of them.
     pub(crate) async fn pass(&mut self, which: Which) {
+        let begun = Instant::now();
         let shards: Vec<_> = self.parts.node.shards().cloned().collect();
         self.memos.retain(|id, _| shards.iter().any(|s| s.id() == *id && s.leading().is_some()));
         for shard in shards {
@@ -87,7 +88,9 @@ impl Checkpoints {
             }
             self.memos.insert(shard.id(), memo);
         }
-        let ages = self.memos.values().map(|memo| memo.covered_at.elapsed());
+        // 0 while all changes are in a checkpoint.
+        let age = |memo: &Memo| begun.saturating_duration_since(memo.covered_at);
+        let ages = self.memos.values().map(age);
         self.parts.metrics.set_checkpoint_age(ages.max().unwrap_or_default().as_secs_f64());
     }
 
