@@ -26,7 +26,11 @@ pub(crate) async fn restore(flags: &flags::Restore, on_fatal: OnFatal) -> Result
     let settings = all_settings(&flags.bucket)?;
     let dir = data_dir(flags, settings.data_dir().ok().flatten())?;
     if !flags.plan && is_restored(&dir) {
-        println!("{}: restored before: nothing was changed", dir.display());
+        if flags.json {
+            println!("{:#}", serde_json::json!({ "stage": Stage::AlreadyRestored }));
+        } else {
+            println!("{}: restored before: nothing was changed", dir.display());
+        }
         return Ok(());
     }
     let bucket = Bucket::open(&bucket_settings(&flags.bucket)?.bucket)?;
