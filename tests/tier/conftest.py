@@ -67,11 +67,13 @@ def server(tmp_path, server_name):
 
 @pytest.fixture
 def start_cluster(tmp_path, server):
-    """Starts clusters on the server. After a failure the ends of their logs are shown."""
+    """Starts clusters on the server; `prepare` is called before. After a failure the ends of their logs are shown."""
     started = []
 
-    def start(count=1, settings=None, wait=True, **how):
+    def start(count=1, settings=None, wait=True, prepare=None, **how):
         cluster = Cluster(BINARY, tmp_path / f"cluster-{len(started)}", server, count, settings, **how)
+        if prepare is not None:
+            prepare(cluster)
         started.append(cluster)
         return cluster.start(wait)
 

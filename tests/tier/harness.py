@@ -110,11 +110,15 @@ class Cluster:
             for number, (kafka, admin, _) in zip(numbers, ports)
         ]
 
+    @property
+    def bucket_and_prefix(self):
+        return f"{BUCKET}/{self.prefix}"
+
     def of_bucket(self):
         if self.url is not None:
             return {"ropewalk.tier.url": self.url}
         return {
-            "ropewalk.tier.url": f"s3://{BUCKET}/{self.prefix}",
+            "ropewalk.tier.url": f"s3://{self.bucket_and_prefix}",
             "ropewalk.tier.access.key.id.file": self.server.keys / "access",
             "ropewalk.tier.secret.access.key.file": self.server.keys / "secret",
         }
