@@ -2,7 +2,7 @@
 
 import time
 
-from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from history import now
 from load import PARTITIONS
@@ -104,8 +104,18 @@ def delete(run, topic):
     began = time.monotonic()
     partitions = [TopicPartition(topic, partition, OFFSET_END) for partition in range(PARTITIONS)]
     admin = AdminClient({"bootstrap.servers": run.cluster.bootstrap})
-    for answer in admin.delete_records(partitions, operation_timeout=ADMIN_S_MAX).values():
-        answer.result(ADMIN_S_MAX)
+
+    def elsewhere():
+        # Brokers with full disks hand over what they lead, and librdkafka does not ask for the leader again.
+        for answer in admin.delete_records(partitions, operation_timeout=ADMIN_S_MAX).values():
+            try:
+                answer.result(ADMIN_S_MAX)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION:
+                    raise
+                return "a leader was just moved"
+
+    wait_for("the records are deleted", ADMIN_S_MAX, elsewhere, every=0.25)
     records_s = time.monotonic() - began
     admin.delete_topics([topic], operation_timeout=ADMIN_S_MAX)[topic].result(ADMIN_S_MAX)
     progress(f"records deleted within {records_s:.1f} s, their topic within {time.monotonic() - began - records_s:.1f} s")
