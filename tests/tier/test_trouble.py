@@ -263,7 +263,7 @@ def test_a_clock_that_jumps(cluster, note):
     writer = begin(cluster, COPIED)
     process = cluster.member.process
     clock.set_forward(process, 7200)
-    in_trouble(cluster, writer, "clock", kind="unsuitable")
+    in_trouble(cluster, writer, "clock", kind="unready")
     # A broker refuses records that are more than an hour ahead of it.
     clock.set_forward(process, -1800)
     writer.write(RECORDS)
