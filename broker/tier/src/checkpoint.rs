@@ -54,7 +54,7 @@
 use bytes::Bytes;
 
 use crate::content::{Content, sha256, short};
-use crate::format::{Fields, FormatError};
+use crate::format::{Fields, FormatError, Frame};
 use crate::identity::{put_cluster_id, take_cluster_id};
 use crate::limits;
 use crate::names::{CheckpointName, CheckpointOf, ClusterId};
@@ -70,8 +70,7 @@ pub use stored::{ListedCheckpoint, list_checkpoints, read_checkpoint};
 const MAGIC: &[u8; 8] = b"RWOBJCHK";
 const VERSION: u32 = 1;
 const WHAT: &str = "checkpoint";
-/// Magic and version.
-const FRONT_BYTES: usize = 8 + 4;
+const FRAME: Frame = Frame { what: WHAT, magic: MAGIC, version: VERSION };
 /// The number of something, in the error of one that does not fit.
 const COUNT: &str = "number of elements of the checkpoint";
 
@@ -197,19 +196,7 @@ impl Checkpoint {
 
     /// Reads a checkpoint without comparing it with a name.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, FormatError> {
-        if !bytes.starts_with(MAGIC) {
-            return Err(FormatError::Magic { what: WHAT });
-        }
-        let mut fields = Fields::new(WHAT, &bytes[MAGIC.len()..]);
-        let found = fields.u32()?;
-        if found != VERSION {
-            return Err(FormatError::Version { what: WHAT, found, newest: VERSION });
-        }
-        let (summed, crc) = bytes.split_last_chunk::<4>().map_or((bytes, &[0; 4]), |split| split);
-        if ropewalk_crc::of(summed).to_le_bytes() != *crc {
-            return Err(FormatError::Checksum { what: WHAT });
-        }
-        let mut fields = Fields::new(WHAT, summed.get(FRONT_BYTES..).unwrap_or_default());
+        let mut fields = FRAME.open(bytes)?;
         let of = match (fields.u8()?, fields.u32()?) {
             (0, 0) => CheckpointOf::Catalog,
             (1, shard) => CheckpointOf::Shard(shard),
@@ -236,11 +223,7 @@ impl Checkpoint {
 /// Adds magic, version and checksum to the other bytes of a checkpoint.
 #[cfg(feature = "testing")]
 pub(crate) fn seal(bytes: &[u8]) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
-    out.extend(VERSION.to_le_bytes());
-    out.extend(bytes);
-    out.extend(ropewalk_crc::of(&out).to_le_bytes());
-    out
+    FRAME.seal(bytes)
 }
 
 fn put_count(out: &mut Vec<u8>, count: usize) {

@@ -75,6 +75,47 @@ impl FormatError {
     }
 }
 
+/// What is around the fields of a whole object of the bucket: magic bytes and version in front, and
+/// a CRC-32C of all bytes before it at the end.
+pub(crate) struct Frame {
+    /// The name of the whole in errors.
+    pub(crate) what: &'static str,
+    pub(crate) magic: &'static [u8; 8],
+    pub(crate) version: u32,
+}
+
+impl Frame {
+    /// Size of magic and version.
+    pub(crate) const FRONT_BYTES: usize = 8 + 4;
+
+    /// The fields, after magic, version and checksum were checked in this order.
+    pub(crate) fn open<'a>(&self, bytes: &'a [u8]) -> Result<Fields<'a>, FormatError> {
+        let Self { what, magic, version } = *self;
+        if !bytes.starts_with(magic) {
+            return Err(FormatError::Magic { what });
+        }
+        let found = Fields::new(what, &bytes[magic.len()..]).u32()?;
+        if found != version {
+            return Err(FormatError::Version { what, found, newest: version });
+        }
+        let (summed, crc) = bytes.split_last_chunk::<4>().map_or((bytes, &[0; 4]), |split| split);
+        if ropewalk_crc::of(summed).to_le_bytes() != *crc {
+            return Err(FormatError::Checksum { what });
+        }
+        Ok(Fields::new(what, summed.get(Self::FRONT_BYTES..).unwrap_or_default()))
+    }
+
+    /// Adds magic, version and checksum to the bytes of the fields.
+    #[cfg(feature = "testing")]
+    pub(crate) fn seal(&self, fields: &[u8]) -> Vec<u8> {
+        let mut out = self.magic.to_vec();
+        out.extend(self.version.to_le_bytes());
+        out.extend(fields);
+        out.extend(ropewalk_crc::of(&out).to_le_bytes());
+        out
+    }
+}
+
 /// Reads fields one after the other.
 pub(crate) struct Fields<'a> {
     what: &'static str,

@@ -22,7 +22,7 @@
 //! - The last entry ends where the page ends.
 
 use crate::content::{Content, sha256, short};
-use crate::format::{Fields, FormatError};
+use crate::format::{Fields, FormatError, Frame};
 use crate::identity::{IDENTITY_BYTES_MAX, Identity, Origin};
 use crate::limits;
 use crate::names::{Kind, Level, Name, ObjectRef, PageRef, PartitionKey};
@@ -30,6 +30,7 @@ use crate::names::{Kind, Level, Name, ObjectRef, PageRef, PartitionKey};
 const MAGIC: &[u8; 8] = b"RWOBJPAG";
 const VERSION: u32 = 1;
 const WHAT: &str = "manifest page";
+const FRAME: Frame = Frame { what: WHAT, magic: MAGIC, version: VERSION };
 const OBJECT_BYTES: usize = 8 + 8 + 8 + 8 + 8 + 8 + 4;
 const PAGE_BYTES: usize = 8 + 8 + 8 + 4 + 8 + 8 + 4 + 8;
 
@@ -213,19 +214,7 @@ impl Page {
     }
 
     fn read(bytes: &[u8]) -> Result<(Self, Kind), FormatError> {
-        if !bytes.starts_with(MAGIC) {
-            return Err(FormatError::Magic { what: WHAT });
-        }
-        let mut fields = Fields::new(WHAT, &bytes[MAGIC.len()..]);
-        let found = fields.u32()?;
-        if found != VERSION {
-            return Err(FormatError::Version { what: WHAT, found, newest: VERSION });
-        }
-        let (summed, crc) = bytes.split_last_chunk::<4>().map_or((bytes, &[0; 4]), |split| split);
-        if ropewalk_crc::of(summed).to_le_bytes() != *crc {
-            return Err(FormatError::Checksum { what: WHAT });
-        }
-        let mut fields = Fields::new(WHAT, summed.get(FRONT_BYTES..).unwrap_or_default());
+        let mut fields = FRAME.open(bytes)?;
         let level = take_level(&mut fields)?;
         let identity = Identity::decode(WHAT, &mut fields)?;
         let mut base = identity.base;
@@ -266,12 +255,15 @@ impl Page {
     }
 }
 
-/// Magic and version.
-const FRONT_BYTES: usize = 8 + 4;
 const ENTRIES: &str = "number of entries";
 
 const _: () = assert!(
-    FRONT_BYTES + 1 + IDENTITY_BYTES_MAX + 4 + limits::PAGE_ENTRIES_MAX as usize * OBJECT_BYTES + 4
+    Frame::FRONT_BYTES
+        + 1
+        + IDENTITY_BYTES_MAX
+        + 4
+        + limits::PAGE_ENTRIES_MAX as usize * OBJECT_BYTES
+        + 4
         <= limits::PAGE_BYTES_MAX as usize,
     "the largest page fits"
 );
@@ -279,11 +271,7 @@ const _: () = assert!(
 /// Adds magic, version and checksum to the other bytes of a page.
 #[cfg(feature = "testing")]
 pub(crate) fn seal(bytes: &[u8]) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
-    out.extend(VERSION.to_le_bytes());
-    out.extend(bytes);
-    out.extend(ropewalk_crc::of(&out).to_le_bytes());
-    out
+    FRAME.seal(bytes)
 }
 
 pub(crate) fn put_level(out: &mut Vec<u8>, level: Level) {
